@@ -1,0 +1,143 @@
+"""The `l2` app: finds the command, imports it alone, runs it, and turns errors into sentences and exit statuses.
+
+Settled here for all commands (design.md §3):
+  0 done, 1 failed, 2 usage, 65 bad input data, 75 stopped by a signal after saving; a closed pipe is silent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from difflib import get_close_matches
+from typing import Any
+
+# name: (group, one line). The module is cmds/NAME.py with - as _, and is imported only when it is called.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "filter": ("Data", "keep the documents worth training on: language, quality, duplicates"),
+    "tok-train": ("Data", "train a SentencePiece tokenizer with the paper's settings"),
+    "tokenize": ("Data", "turn documents into token shards"),
+    "pretrain": ("Training", "train a base model on token shards"),
+    "sft": ("Training", "fine-tune on dialogs, learning the answers only"),
+    "rm-train": ("Training", "train a reward model on preferences"),
+    "rs-sample": ("Alignment", "sample K answers per prompt and keep the best (rejection sampling)"),
+    "ppo": ("Alignment", "tune a policy against two reward models (PPO)"),
+    "gatt-build": ("Alignment", "make dialogs that teach a lasting system instruction (Ghost Attention)"),
+    "evaluate": ("Evaluation", "bits per byte, multiple choice, exact match, rewards, win rates"),
+    "generate": ("Tools", "sample answers to prompts"),
+    "score": ("Tools", "add reward-model scores to samples or dialogs"),
+    "chat": ("Tools", "talk to a model in the terminal"),
+}
+
+# Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
+MANY = {"--shards", "--val-shards", "--data", "--eval-data", "--prompts", "--task", "--pool"}
+
+
+def help_text() -> str:
+    """What `l2 --help` prints."""
+    lines = [
+        "Usage: l2 COMMAND [ARGS]...",
+        "",
+        "Raw text to a chat model tuned with human feedback, as in the Llama 2 paper.",
+    ]
+    group = ""
+    for name, (of, line) in COMMANDS.items():
+        if of != group:
+            lines += ["", f"{of}:"]
+            group = of
+        lines.append(f"  {name:<12} {line}")
+    lines += ["", "l2 COMMAND --help tells more. Try: l2 generate --model runs/chat --prompts prompts.jsonl"]
+    return "\n".join(lines)
+
+
+def spread(argv: list[str]) -> list[str]:
+    """Repeat each option of MANY before every one of its values: `--data a b` becomes `--data a --data b`."""
+    out: list[str] = []
+    many: str | None = None
+    for word in argv:
+        if word.startswith("-") and word != "-":
+            # The option itself is written with its first value; `--data=a` already holds one.
+            many = word if word in MANY else None
+            if many is None:
+                out.append(word)
+        elif many is not None:
+            out += [many, word]
+        else:
+            out.append(word)
+    if many is not None and (not out or many not in out):
+        out.append(many)  # no value at all: let the parser say so
+    return out
+
+
+def run(name: str, argv: list[str]) -> None:
+    """Import the module of command `name`, and call its function with `argv`."""
+    import typer
+
+    module = importlib.import_module("cmds." + name.replace("-", "_"))
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name=name)(getattr(module, name.replace("-", "_")))
+    typer.main.get_command(app).main(args=spread(argv), prog_name=f"l2 {name}", standalone_mode=True)
+
+
+def fail(command: str, message: str, status: int) -> int:
+    """Print one sentence to stderr; returns `status`."""
+    print(f"l2 {command}: {message}", file=sys.stderr)
+    return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `l2 ARGV...` and return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name == "--version":
+        from l2.files.manifest import version
+
+        print(f"l2 {version()}")
+        return 0
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, 1)
+        print(f"l2: no command {name!r}{f'; did you mean {close[0]}?' if close else ''} See l2 --help", file=sys.stderr)
+        return 2
+    return guarded(name, rest)
+
+
+def guarded(name: str, argv: list[str]) -> int:
+    """Run a command; errors that people can act on become one sentence, all others stay tracebacks."""
+    from l2.files.errors import L2Error
+
+    try:
+        run(name, argv)
+    except L2Error as error:
+        return fail(name, str(error), error.status)
+    except BrokenPipeError:
+        # The reader has seen enough. End as the signal would have ended us, after files were tidied up.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(name, f"{where}{error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return fail(name, "interrupted", 130)
+    except SystemExit as end:
+        return exit_status(end)
+    return 0
+
+
+def exit_status(end: SystemExit) -> int:
+    """The number that a SystemExit carries."""
+    code: Any = end.code
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

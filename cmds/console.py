@@ -1,0 +1,109 @@
+"""What people see on stderr: a bar on a terminal, a plain line now and then otherwise, nothing with --quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+PLAIN_SECONDS = 15.0  # between two plain lines
+
+
+class Console:
+    """One command's voice on stderr."""
+
+    def __init__(self, command: str, quiet: bool = False) -> None:
+        self.command, self.quiet = command, quiet
+
+    def say(self, message: str) -> None:
+        """Print one line, led by the command's name."""
+        if not self.quiet:
+            print(f"l2 {self.command}: {message}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def progress(self, unit: str) -> Iterator[Progress]:
+        """Show progress while the block runs; the library calls what is yielded with (done, total, note)."""
+        shown: Progress
+        if self.quiet:
+            yield Progress()
+        elif sys.stderr.isatty():
+            shown = _Bar(self.command, unit)
+            try:
+                yield shown
+            finally:
+                shown.close()
+        else:
+            shown = _Lines(self, unit)
+            yield shown
+            shown.close()
+
+
+class Progress:
+    """Callable as the library's `on_progress(done, total, note)`. This one shows nothing."""
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Note that `done` of `total` units are done; `note` is a short extra such as the loss."""
+
+    def close(self) -> None:
+        """The work has ended."""
+
+
+class _Lines(Progress):
+    def __init__(self, console: Console, unit: str) -> None:
+        self._console, self._unit = console, unit
+        self._start = self._last = time.monotonic()
+        self._text = ""
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
+        now = time.monotonic()
+        rate = done / max(now - self._start, 1e-9)
+        of = f"/{total:,.0f}" if total else ""
+        left = f", {_clock((total - done) / rate)} left" if total and rate else ""
+        self._text = f"{done:,.0f}{of} {self._unit}, {rate:,.1f}/s{left}{', ' + note if note else ''}"
+        if now - self._last >= PLAIN_SECONDS:
+            self._console.say(self._text)
+            self._last = now
+
+    def close(self) -> None:
+        if self._text:
+            self._console.say(f"{self._text.split(', ')[0]} in {_clock(time.monotonic() - self._start)}")
+
+
+class _Bar(Progress):
+    def __init__(self, command: str, unit: str) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._start = time.monotonic()
+        self._rich = RichProgress(
+            TextColumn(f"{command:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit}  {{task.fields[rate]}}/s  {{task.fields[note]}}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=RichConsole(stderr=True),
+        )
+        self._task = self._rich.add_task(command, total=None, rate="", note="")
+        self._rich.start()
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
+        rate = done / max(time.monotonic() - self._start, 1e-9)
+        self._rich.update(self._task, completed=done, total=total, rate=f"{rate:,.1f}", note=note)
+
+    def close(self) -> None:
+        self._rich.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def summary(fields: Mapping[str, Any]) -> str:
+    """Fields as one short line: `loss 2.31, lr 3e-04`."""
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items())

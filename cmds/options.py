@@ -1,0 +1,23 @@
+"""Options that several commands share, each worded once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[
+    list[str] | None, typer.Argument(help="JSONL files (.gz, .zst); none or - is stdin.", show_default=False)
+]
+Output = Annotated[str, typer.Option("-o", "--output", help="JSONL file (.gz, .zst); - is stdout.")]
+Out = Annotated[str, typer.Option("--out", help="Output directory.")]
+Model = Annotated[str, typer.Option("--model", help="Checkpoint directory (Hugging Face layout).")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random. Same seed, same bytes.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N]. auto: a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 where it is fast.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, replacing what --out holds.")]
+OnBad = Annotated[str, typer.Option("--on-bad", help="A bad input line: stop (exit 65), or skip (into --rejects).")]
+Rejects = Annotated[
+    str | None, typer.Option("--rejects", help="Ledger of everything dropped, as JSONL.", show_default=False)
+]

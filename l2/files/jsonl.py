@@ -1,0 +1,181 @@
+"""JSONL in and out: plain, .gz and .zst by file name, `-` for stdin and stdout (design.md §2)."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+import orjson
+import zstandard
+
+from l2.files.atomic import atomic_file
+from l2.files.errors import BadInput, L2Error, UsageError
+
+STDIO = "-"
+
+
+class Record(dict[str, Any]):
+    """One JSON object, which remembers the `where` ("file:line") it came from, for later error messages."""
+
+    __slots__ = ("where",)
+
+    def __init__(self, fields: Mapping[str, Any], where: str = "record") -> None:
+        super().__init__(fields)
+        self.where = where
+
+    def need(self, field: str, kind: type | tuple[type, ...] = str) -> Any:
+        """Return `self[field]`. Raises BadInput, naming the line, when it is missing or of another type."""
+        if field not in self:
+            raise BadInput(self.where, f"fields {sorted(self)}", f"a field {field!r}")
+        value = self[field]
+        if not isinstance(value, kind):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            raise BadInput(
+                self.where,
+                f"{field!r} of type {type(value).__name__}",
+                " or ".join(k.__name__ for k in kinds),
+            )
+        return value
+
+
+def expand(patterns: Iterable[str | Path]) -> list[str]:
+    """File names of `patterns`: globs that the shell left quoted are expanded, in sorted order.
+
+    Raises L2Error for a name or a pattern that matches nothing.
+    """
+    paths: list[str] = []
+    for pattern in map(str, patterns):
+        if pattern == STDIO or Path(pattern).exists():
+            paths.append(pattern)
+            continue
+        found = sorted(glob.glob(pattern))
+        if not found:
+            raise L2Error(f"{pattern}: no such file")
+        paths.extend(found)
+    if paths.count(STDIO) > 1:
+        raise UsageError("stdin (-) is named more than once")
+    return paths
+
+
+@contextmanager
+def open_input(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file, or stdin for `-`, as a stream of decompressed bytes."""
+    path = str(path)
+    if path == STDIO:
+        if sys.stdin.isatty():
+            raise UsageError("no input: name a file, or pipe records to stdin")
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as raw:
+        if path.endswith(".gz"):
+            with gzip.GzipFile(fileobj=raw) as f:
+                yield cast(BinaryIO, f)
+        elif path.endswith(".zst"):
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as f:
+                yield io.BufferedReader(cast(io.RawIOBase, f), 1 << 20)  # type: ignore[misc]
+        else:
+            yield raw
+
+
+OnBad = Callable[[BadInput], None]
+
+
+def _parse(line: bytes, where: str, required: Sequence[str]) -> Record:
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        start = line[:60].decode("utf-8", "backslashreplace").strip()
+        raise BadInput(where, f"no valid JSON ({error}) in {start!r}", "one JSON object a line") from None
+    if not isinstance(fields, dict):
+        raise BadInput(where, f"a JSON {type(fields).__name__}", "a JSON object")
+    record = Record(fields, where)
+    for field in required:
+        record.need(field, object)
+    return record
+
+
+def read_records(
+    paths: Sequence[str | Path] = (STDIO,), *, required: Sequence[str] = (), on_bad: OnBad | None = None
+) -> Iterator[Record]:
+    """Records of the JSONL files `paths`, in order; no paths means stdin. Blank lines are passed over.
+
+    Raises BadInput for a line that is not a JSON object or lacks a `required` field (or hands the error
+    to `on_bad` and goes on), and when there is no record at all; L2Error for a file that does not exist.
+    """
+    names = expand(paths or (STDIO,))
+    count = 0
+    for name in names:
+        shown = "stdin" if name == STDIO else name
+        with open_input(name) as stream:
+            try:
+                for number, line in enumerate(stream, 1):
+                    if not line.strip():
+                        continue
+                    count += 1
+                    try:
+                        yield _parse(line, f"{shown}:{number}", required)
+                    except BadInput as error:
+                        if on_bad is None:
+                            raise
+                        on_bad(error)
+            except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+                raise BadInput(shown, f"broken compressed data ({error})", "a whole .gz or .zst file") from None
+    if not count:
+        shown = ", ".join("stdin" if name == STDIO else name for name in names)
+        raise BadInput(shown, "no records", "at least one JSON object")
+
+
+class RecordWriter(Protocol):
+    """Where records go, one line each."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record."""
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """One JSON object and a newline, as UTF-8."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+
+
+class _StreamWriter:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._stream.write(encode_record(record))
+
+
+@contextmanager
+def open_writer(path: str | Path = STDIO) -> Iterator[RecordWriter]:
+    """A writer of records to a file (atomic; compressed by its name) or, for `-`, to stdout."""
+    path = str(path)
+    if path == STDIO:
+        yield _StreamWriter(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    with atomic_file(path) as raw:
+        if path.endswith(".gz"):
+            # mtime 0 and no file name: the same records give the same bytes.
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+                yield _StreamWriter(cast(BinaryIO, packed))
+        elif path.endswith(".zst"):
+            with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as f:
+                yield _StreamWriter(cast(BinaryIO, f))
+        else:
+            yield _StreamWriter(raw)
+
+
+def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write `records` to `path` (see `open_writer`); returns how many."""
+    count = 0
+    with open_writer(path) as writer:
+        for record in records:
+            writer.write(record)
+            count += 1
+    return count

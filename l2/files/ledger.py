@@ -1,0 +1,46 @@
+"""The reject ledger: one row for everything dropped, so that in = kept + rejected (design.md §2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from l2.files.errors import BadInput
+from l2.files.jsonl import RecordWriter, open_writer
+
+
+class Ledger:
+    """Counts what is dropped by rule and, given a writer, writes one row for each."""
+
+    def __init__(self, writer: RecordWriter | None = None) -> None:
+        self._writer = writer
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """How many rows were dropped so far."""
+        return self.counts.total()
+
+    def reject(
+        self, record: Mapping[str, Any], rule: str, value: Any = None, threshold: Any = None, line: int | None = None
+    ) -> None:
+        """Note that `record` (or its `line`, counted from 1) was dropped by `rule`: `value` against `threshold`."""
+        self.counts[rule] += 1
+        if self._writer is not None:
+            row = {"id": record.get("id"), "source": record.get("source"), "line": line}
+            self._writer.write(row | {"rule": rule, "value": value, "threshold": threshold})
+
+    def bad_line(self, error: BadInput) -> None:
+        """Note an input line that could not be read: the `on_bad` of `read_records` under --on-bad skip."""
+        place, _, line = error.where.rpartition(":")
+        self.reject({"id": error.where, "source": place}, "bad_line", error.found, error.expected, int(line))
+
+
+@contextmanager
+def open_ledger(path: str | Path | None) -> Iterator[Ledger]:
+    """A ledger written to `path`, or only counted when `path` is None."""
+    with open_writer(path) if path is not None else nullcontext() as writer:
+        yield Ledger(writer)

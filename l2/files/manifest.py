@@ -1,0 +1,135 @@
+"""run.json: what a directory was made of, and whether the same command is finished, unfinished or another."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from l2.files.atomic import write_atomic
+from l2.files.errors import L2Error, UsageError
+from l2.files.jsonl import encode_record
+
+MANIFEST = "run.json"
+
+
+def version() -> str:
+    """The installed version of l2."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("l2")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_records(records: list[Any]) -> str:
+    """SHA-256 of records that came through a pipe and have no file, as hex."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(encode_record(record))
+    return digest.hexdigest()
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any] | None:
+    """The manifest of a run directory, or None where there is none."""
+    try:
+        manifest: dict[str, Any] = orjson.loads((Path(directory) / MANIFEST).read_bytes())
+        return manifest
+    except FileNotFoundError:
+        return None
+
+
+class Run:
+    """An output directory while its command runs. `state` is "new", "unfinished" or "finished"."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], state: str) -> None:
+        self.dir, self.manifest, self.state = directory, manifest, state
+        self._started = time.monotonic() - manifest["seconds"]
+
+    def save(self, **fields: Any) -> None:
+        """Add `fields` to the manifest and write it, with the seconds spent so far over all restarts."""
+        self.manifest |= {"seconds": round(time.monotonic() - self._started, 3)} | fields
+        write_atomic(self.dir / MANIFEST, orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2))
+
+    def finish(self, **fields: Any) -> None:
+        """Mark the run as done: a later call of the same command has nothing to do."""
+        self.save(status="finished", finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    keys = sorted(old.keys() | new.keys())
+    return [f"{k}: {old.get(k)} there, {new.get(k)} asked" for k in keys if old.get(k) != new.get(k)]
+
+
+@contextmanager
+def open_run(
+    out: str | Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
+) -> Iterator[Run]:
+    """Take hold of the output directory `out` for one run of a command.
+
+    settings: everything that decides the result; inputs: {name: SHA-256} of data and parent models.
+    The directory is locked while the block runs. An earlier run with other settings or inputs raises
+    UsageError unless `overwrite`, which starts from nothing. Raises L2Error when another process holds it.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise L2Error(f"{out}: another process is writing here; wait for it or choose another --out") from None
+        old = read_manifest(out)
+        # Through JSON and back, so that tuples and paths compare as they were stored.
+        identity = orjson.loads(orjson.dumps({"settings": dict(settings), "inputs": dict(inputs)}, default=str))
+        if old is None and not overwrite and any(p.name != ".lock" for p in out.iterdir()):
+            raise UsageError(f"{out}: not empty, and no run of l2 made it; choose another --out or give --overwrite")
+        if overwrite:
+            _empty(out)
+            old = None
+        if old is not None:
+            changed = _differences(old["settings"], identity["settings"]) + _differences(
+                old["inputs"], identity["inputs"]
+            )
+            if changed:
+                raise UsageError(
+                    f"{out}: holds another run ({'; '.join(changed[:4])}); choose another --out or give --overwrite"
+                )
+            yield Run(out, old, "finished" if old["status"] == "finished" else "unfinished")
+            return
+        manifest = {
+            "status": "running",
+            "command": sys.argv,
+            "l2_version": version(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": 0.0,
+        }
+        run = Run(out, manifest | identity, "new")
+        run.save()
+        yield run
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)

@@ -1,0 +1,1 @@
+"""Sampling over the KV cache."""

@@ -1,0 +1,1 @@
+"""The transformer of the paper, its configuration, its heads and its checkpoints."""

@@ -1,0 +1,1 @@
+"""From text to token ids: SentencePiece, the chat format, .bin shards, packing."""

@@ -1,0 +1,1 @@
+"""Optimizer, schedule, data order and the one training loop."""
