@@ -1,0 +1,190 @@
+"""Hugging Face checkpoint directories in and out (design.md §2). Safetensors only; no pickle is read or written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from l2.files.atomic import write_atomic
+from l2.files.errors import BadInput, L2Error
+from l2.files.manifest import sha256_file
+from l2.model.config import ModelConfig, config_from_hf
+from l2.model.transformer import LanguageModel, ScalarModel
+from l2.tokens.tokenizer import Tokenizer, save_tokenizer
+
+AnyModel = LanguageModel | ScalarModel
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SCALAR_ARCHITECTURE = "LlamaForSequenceClassification"
+
+
+def new_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
+    """An untrained language model: normal(0, 0.02), products that write to the residual 1/√(2·layers) of that.
+
+    The paper is silent on initialisation; this is GPT-2's.
+    """
+    model = LanguageModel(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() < 2:
+                continue
+            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = 0.02 / math.sqrt(2 * config.n_layers) if residual else 0.02
+            weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))
+    return model
+
+
+def scalar_from(model: AnyModel, *, zero_head: bool = False, seed: int = 0) -> ScalarModel:
+    """A scalar model on a copy of `model`'s trunk.
+
+    The head of a reward model is kept unless `zero_head` (a value model, rlhf.md §1.8); on a language
+    model's trunk it starts at normal(0, 1/√D) (ours: the paper is silent), or at zero when asked.
+    """
+    scalar = ScalarModel(model.config)
+    scalar.model.load_state_dict(model.model.state_dict())
+    with torch.no_grad():
+        if zero_head:
+            scalar.score.weight.zero_()
+        elif isinstance(model, ScalarModel):
+            scalar.score.weight.copy_(model.score.weight)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            scalar.score.weight.normal_(0.0, model.config.dim**-0.5, generator=generator)
+    return scalar.to(model.device)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise L2Error(f"{path}: no such file; a checkpoint directory with config.json is needed")
+    try:
+        fields = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise BadInput(str(path), f"no valid JSON ({error})", "a JSON object") from None
+    if not isinstance(fields, dict):
+        raise BadInput(str(path), f"a JSON {type(fields).__name__}", "a JSON object")
+    return fields
+
+
+def load_config(directory: str | Path) -> tuple[ModelConfig, bool]:
+    """The shape of the checkpoint in `directory`, and whether it is a scalar (reward or value) model."""
+    path = Path(directory) / "config.json"
+    fields = _read_json(path)
+    architectures = fields.get("architectures") or ["LlamaForCausalLM"]
+    if architectures[0] not in ("LlamaForCausalLM", SCALAR_ARCHITECTURE):
+        raise BadInput(str(path), f"architectures = {architectures}", f"LlamaForCausalLM or {SCALAR_ARCHITECTURE}")
+    return config_from_hf(fields, str(path)), architectures[0] == SCALAR_ARCHITECTURE
+
+
+def weight_files(directory: str | Path) -> list[Path]:
+    """The safetensors files of a checkpoint, one or as many as its index names. Raises L2Error when missing."""
+    directory = Path(directory)
+    if (directory / INDEX).exists():
+        names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
+    else:
+        names = [WEIGHTS]
+    for name in names:
+        if not (directory / name).exists():
+            raise L2Error(f"{directory / name}: no such file; the checkpoint is not whole")
+    return [directory / name for name in names]
+
+
+def model_sha256(directory: str | Path) -> str:
+    """One hash for the weights in `directory`: which model a result came from."""
+    return "+".join(sha256_file(path) for path in weight_files(directory))
+
+
+def read_tensors(
+    path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, memory-mapped and cast one by one. Raises BadInput for a broken file."""
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as f:
+            return {name: f.get_tensor(name).to(dtype=dtype) for name in f.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise BadInput(str(path), f"a broken safetensors file ({error})", "a whole one") from None
+
+
+def load_model(
+    directory: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> AnyModel:
+    """Load a checkpoint directory: a LanguageModel, or a ScalarModel where config.json says so.
+
+    Raises L2Error for a missing file and BadInput for a config or weights that do not fit this core.
+    """
+    config, scalar = load_config(directory)
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(directory):
+        tensors |= read_tensors(path, dtype, device)
+    with torch.device("meta"):
+        model = ScalarModel(config) if scalar else LanguageModel(config)
+    if config.tie_embeddings and not scalar:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    _check_shapes(model, tensors, str(directory))
+    model.load_state_dict(tensors, assign=True)
+    if isinstance(model, LanguageModel) and config.tie_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model.eval()
+
+
+def _check_shapes(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    wanted = model.state_dict()
+    tensors_there = {name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
+    for name in tensors.keys() - tensors_there:
+        del tensors[name]
+    if missing := sorted(wanted.keys() - tensors_there):
+        raise BadInput(where, f"no weight {missing[0]!r} ({len(missing)} missing)", "every weight of the model")
+    if extra := sorted(tensors_there - wanted.keys()):
+        raise BadInput(where, f"an unknown weight {extra[0]!r} ({len(extra)} in all)", "the weights of a Llama")
+    for name, weight in wanted.items():
+        if tensors[name].shape != weight.shape:
+            found, expected = list(tensors[name].shape), list(weight.shape)
+            raise BadInput(where, f"{name} of shape {found}", f"{expected}, as config.json says")
+
+
+def load_language_model(
+    directory: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> LanguageModel:
+    """`load_model` for a policy. Raises BadInput for a reward model."""
+    model = load_model(directory, dtype=dtype, device=device)
+    if not isinstance(model, LanguageModel):
+        raise BadInput(str(directory), "a reward model", "a language model")
+    return model
+
+
+def load_reward_model(
+    directory: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> ScalarModel:
+    """`load_model` for a reward model. Raises BadInput for a language model."""
+    model = load_model(directory, dtype=dtype, device=device)
+    if not isinstance(model, ScalarModel):
+        raise BadInput(str(directory), "a language model", f"a reward model ({SCALAR_ARCHITECTURE})")
+    return model
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What is stored of a model: its state dict on the CPU, without the second name of tied embeddings."""
+    tensors = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    if isinstance(model, LanguageModel) and model.config.tie_embeddings:
+        del tensors["lm_head.weight"]
+    return tensors
+
+
+def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer) -> None:
+    """Write a checkpoint that transformers, vLLM and llama.cpp's converter load. Each file appears whole."""
+    directory = Path(directory)
+    scalar = isinstance(model, ScalarModel)
+    config = model.config.to_hf(scalar=scalar) | {"dtype": str(model.dtype).removeprefix("torch.")}
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    generation |= {"do_sample": True, "temperature": 0.6, "top_p": 0.9}  # Meta's defaults (paper.md §11)
+    save_tokenizer(tokenizer, directory)
+    if not scalar:
+        write_atomic(directory / "generation_config.json", orjson.dumps(generation, option=orjson.OPT_INDENT_2))
+    write_atomic(directory / WEIGHTS, to_safetensors(model_tensors(model), {"format": "pt"}))
+    write_atomic(directory / "config.json", orjson.dumps(config, option=orjson.OPT_INDENT_2))

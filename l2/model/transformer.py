@@ -1,0 +1,260 @@
+"""The Llama 2 transformer (paper §2.2): pre-norm RMSNorm, RoPE, grouped-query attention, SwiGLU, no biases.
+
+Shape letters: B batch, T query positions, S key positions, D model width, H query heads, K key/value heads,
+G query heads per key/value head (H = K·G), C channels of one head, F feed-forward width, V vocabulary.
+Sub-modules carry the names of the Hugging Face layout, so a state dict is a checkpoint without renaming.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from l2.model.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · w, computed in fp32 (Zhang & Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D] in the same dtype."""
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+def rotary(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, T, C] in fp32 of the angles position · theta^(-2i/C) (Su et al. 2021)."""
+    exponents = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.int64).float() / head_dim
+    angles = positions_BT.float()[:, None, :, None] * (1.0 / theta**exponents)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + C/2) of a head by its angle: the Hugging Face order of channels."""
+    first, second = x_BHTC.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_BHTC * cos + turned * sin).to(x_BHTC.dtype)
+
+
+def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q·k / √C) · v with G query heads sharing each key/value head; mask [B or 1, 1, T, S] bool.
+
+    Written as two plain products: on CPUs that is faster to train than the fused kernel at short contexts.
+    """
+    B, H, T, C = q_BHTC.shape
+    K, S = k_BKSC.shape[1:3]
+    if q_BHTC.is_cuda:
+        out = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=H != K)
+        return out
+    q = (q_BHTC * C**-0.5).reshape(B, K, (H // K) * T, C)
+    scores = torch.matmul(q, k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)
+    scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    weights = scores.float().softmax(dim=-1).to(v_BKSC.dtype).view(B, K, (H // K) * T, S)
+    return torch.matmul(weights, v_BKSC).view(B, H, T, C)
+
+
+class KVCache:
+    """Keys and values of every layer, preallocated: slot s of a row holds the token at position s."""
+
+    def __init__(
+        self, config: ModelConfig, batch: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        shape = (config.n_layers, batch, config.n_kv_heads, length, config.head_dim)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def length(self) -> int:
+        """How many positions fit."""
+        return self.k.shape[3]
+
+    def take(self, rows_N: Tensor) -> KVCache:
+        """A cache of the given rows, in that order; a row may be taken several times."""
+        taken = object.__new__(KVCache)
+        taken.k, taken.v = self.k.index_select(1, rows_N), self.v.index_select(1, rows_N)
+        return taken
+
+    def put(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, slots_BT: Tensor, used: int) -> tuple[Tensor, Tensor]:
+        """Store keys and values at `slots_BT`; returns what the first `used` slots hold, [B, K, used, C]."""
+        rows = torch.arange(slots_BT.shape[0], device=slots_BT.device)[:, None]
+        self.k[layer][rows, :, slots_BT] = k_BKTC.transpose(1, 2).to(self.k.dtype)
+        self.v[layer][rows, :, slots_BT] = v_BKTC.transpose(1, 2).to(self.v.dtype)
+        return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions (paper §2.2, A.2.1)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.kv_heads, self.head_dim = layer, config.n_heads, config.n_kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.dim, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
+
+    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        B, T, _ = x_BTD.shape
+        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k = rotate(q, where.cos, where.sin), rotate(k, where.cos, where.sin)
+        if where.cache is not None:
+            k, v = where.cache.put(self.layer, k, v, where.positions_BT, where.mask.shape[-1])
+        out = attend(q, k, v, where.mask)
+        return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) ⊙ up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return out
+
+
+class Block(nn.Module):
+    """h = x + attention(norm(x)); out = h + feed-forward(norm(h))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), where)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Where:
+    """What every layer needs to know of the positions: their angles, who sees whom, and the cache."""
+
+    def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
+        self.positions_BT, self.cache = positions_BT, cache
+        self.cos, self.sin = rotary(positions_BT, config.head_dim, config.rope_theta)
+        if mask is not None:
+            self.mask = mask
+        elif cache is not None:
+            slots = torch.arange(int(positions_BT.max()) + 1, device=positions_BT.device)
+            self.mask = (slots <= positions_BT[:, :, None])[:, None]
+        else:
+            T = positions_BT.shape[1]
+            self.mask = torch.ones(T, T, dtype=torch.bool, device=positions_BT.device).tril()[None, None]
+
+
+class Trunk(nn.Module):
+    """Embedding, blocks and the final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, tokens_BT: Tensor, where: Where) -> Tensor:
+        """Token ids [B, T] to hidden states [B, T, D]."""
+        x_BTD = self.embed_tokens(tokens_BT)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, where)
+        out: Tensor = self.norm(x_BTD)
+        return out
+
+
+class _Headed(nn.Module):
+    """The trunk and how to call it; the two kinds of head below differ in their last layer alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored in."""
+        return self.model.norm.weight.dtype
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] after the final norm.
+
+        positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
+        mask: bool [B or 1, 1, T, S], True where a query may look; causal unless given. Rows are padded on
+        the right, where a causal model never looks, so padding needs no mask.
+        """
+        if positions_BT is None:
+            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache))
+        return out
+
+
+class LanguageModel(_Headed):
+    """The policy: a distribution over the next token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to fp32 logits [..., V]."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Token ids [B, T] to fp32 logits [B, T, V]. Arguments as in `hidden`."""
+        return self.head(self.hidden(tokens_BT, positions_BT, mask, cache))
+
+
+class ScalarModel(_Headed):
+    """A reward or value model: the head gives one number a position (paper §3.2.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.score = nn.Linear(config.dim, 1, bias=False)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Token ids [B, T] to fp32 scores [B, T]; the reward of an answer is the score at its last token."""
+        scores: Tensor = self.score(self.hidden(tokens_BT, positions_BT, mask, cache))
+        return scores.float().squeeze(-1)
