@@ -98,8 +98,8 @@ def open_run(
         old = read_manifest(out)
         # Through JSON and back, so that tuples and paths compare as they were stored.
         identity = orjson.loads(orjson.dumps({"settings": dict(settings), "inputs": dict(inputs)}, default=str))
-        if old is None and not overwrite and any(p.name != ".lock" for p in out.iterdir()):
-            raise UsageError(f"{out}: not empty, and no run of l2 made it; choose another --out or give --overwrite")
+        if old is None and any(p.name != ".lock" for p in out.iterdir()):
+            raise UsageError(f"{out}: not empty, and no run of l2 made it; choose another --out")
         if overwrite:
             _empty(out)
             old = None

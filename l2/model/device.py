@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import torch
@@ -38,8 +39,21 @@ def _cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def use_physical_cores() -> int:
-    """Set torch's threads to the cores this process may use, unless OMP_NUM_THREADS decides; returns how many."""
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory instead of returning it page by page: a third more speed on a CPU (LOG.md).
+
+    Does nothing where there is no glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: no mmap for big blocks
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+
+
+def use_all_cores() -> int:
+    """Set torch's threads to the cores this process may use (OMP_NUM_THREADS decides where set); returns how many."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
     return torch.get_num_threads()

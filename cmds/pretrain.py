@@ -1,0 +1,133 @@
+"""l2 pretrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cmds.console import Console
+from cmds.options import Device, Dtype, Overwrite, Quiet, Seed
+from l2.files.errors import UsageError
+
+if TYPE_CHECKING:
+    from l2.tokens.shards import Shard
+    from l2.tokens.tokenizer import Tokenizer
+
+
+def pretrain(
+    shards: Annotated[list[str], typer.Option("--shards", help="Token shards (.bin): files or patterns.")],
+    out: Annotated[str, typer.Option("--out", help="Output directory.")] = "runs/pretrain",
+    val_shards: Annotated[list[str] | None, typer.Option("--val-shards", help="Held-out shards for val_loss.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="tokenizer.model; default: the one beside the shards.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps; default: one epoch.")] = None,
+    seq_len: Annotated[int | None, typer.Option("--seq-len", help="Context in tokens; default: the preset's.")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", help="Tokens a step; default: the preset's (paper: 4M).")
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", help="Windows at once; memory only. Default: about 2k tokens (ours).")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate; default: the preset's.")] = None,
+    cross_document: Annotated[
+        bool, typer.Option("--cross-document", help="Let documents in one window see one another.")
+    ] = False,
+    save_every: Annotated[int, typer.Option("--save-every", help="Steps between checkpoints (ours).")] = 200,
+    eval_every: Annotated[int, typer.Option("--eval-every", help="Steps between validations (ours).")] = 100,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a base model on token shards: AdamW, cosine schedule, documents that don't see one another (paper §2).
+
+    Prints --out when done. The same command again goes on where it was, or says that all is done.
+
+    Example: l2 pretrain --shards data/*.bin --preset nano --out runs/base
+    """
+    from cmds.training import run_training
+    from l2.files.jsonl import expand
+    from l2.model.checkpoint import new_model
+    from l2.model.device import pick_device, pick_dtype
+    from l2.tokens.shards import Shard, check_tokenizer
+    from l2.train.loop import Settings
+    from l2.train.presets import choose_preset, find_preset
+    from l2.train.pretrain import Pretraining
+    from l2.train.schedule import warmup_of
+
+    console = Console("pretrain", quiet)
+    data = [Shard(path) for path in expand(shards)]
+    held_out = [Shard(path) for path in expand(val_shards or ())]
+    vocabulary = _tokenizer(tokenizer, data)
+    check_tokenizer([*data, *held_out], vocabulary.sha256)
+    where = pick_device(device)
+    tokens = sum(shard.token_count for shard in data)
+    name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
+    column = find_preset(name)
+    length = seq_len or column.seq_len
+    batch = max(1, (batch_tokens or column.batch_tokens) // length)
+    objective = Pretraining(
+        data,
+        length,
+        batch,
+        micro_batch or max(1, min(batch, 2048 // length)),
+        seed,
+        vocabulary.bos_id,
+        held_out,
+        cross_document,
+    )
+    total = steps or max(1, round(len(objective.windows) / batch))
+    plan = Settings(
+        steps=total,
+        lr=lr or column.lr,
+        warmup=min(total // 2, column.warmup) if column.warmup else warmup_of(total, 0.05),
+        dtype=pick_dtype(dtype, where),
+        save_every=save_every,
+        eval_every=eval_every,
+    )
+    config = column.config(vocabulary.vocab_size, length)
+    settings = {
+        "preset": name,
+        "steps": total,
+        "seq_len": length,
+        "batch": batch,
+        "lr": plan.lr,
+        "warmup": plan.warmup,
+        "dtype": str(plan.dtype),
+        "cross_document": cross_document,
+        "seed": seed,
+    }
+    console.say(
+        f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
+    )
+    if dry_run:
+        return
+    run_training(
+        console,
+        out,
+        settings=settings,
+        inputs={str(shard.path): shard.checksum for shard in [*data, *held_out]},
+        make_model=lambda: new_model(config, seed).to(where),
+        objective=objective,
+        plan=plan,
+        tokenizer=vocabulary,
+        overwrite=overwrite,
+    )
+
+
+def _tokenizer(given: str | None, shards: list[Shard]) -> Tokenizer:
+    """The tokenizer that made the shards: as given, or the copy that `l2 tokenize` put beside them."""
+    from l2.tokens.tokenizer import load_tokenizer
+
+    beside = Path(shards[0].path).parent / "tokenizer.model"
+    if given is None and not beside.exists():
+        raise UsageError(f"{beside}: no such file; say with --tokenizer what made the shards")
+    return load_tokenizer(given or beside)

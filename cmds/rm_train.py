@@ -1,0 +1,92 @@
+"""l2 rm-train."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cmds.console import Console
+from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
+
+
+def rm_train(
+    model: Model,
+    out: Out,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Preferences as JSONL; none or - is stdin.")] = None,
+    eval_data: Annotated[
+        list[str] | None, typer.Option("--eval-data", help="Held-out preferences for val_accuracy.")
+    ] = None,
+    margin: Annotated[
+        str, typer.Option("--margin", help="small, large or none: the paper's margin by rating (Table 27).")
+    ] = "small",
+    aux_weight: Annotated[
+        float, typer.Option("--aux-weight", help="Weight of the safety auxiliary loss (the paper gives none; 0: off).")
+    ] = 0.0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data (paper §3.2.2: 1).")] = 1,
+    batch: Annotated[int, typer.Option("--batch", help="Pairs a step (paper §3.2.2: 512).")] = 512,
+    micro_batch: Annotated[int, typer.Option("--micro-batch", help="Pairs at once; memory only (ours).")] = 16,
+    lr: Annotated[
+        float, typer.Option("--lr", help="Peak learning rate, cosine (paper §3.2.2: 1e-5; 70b 5e-6).")
+    ] = 1e-5,
+    save_every: Annotated[int, typer.Option("--save-every", help="Steps between checkpoints (ours).")] = 200,
+    eval_every: Annotated[int, typer.Option("--eval-every", help="Steps between validations (ours).")] = 50,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a reward model on preferences: a scalar head on the chat model, ranking loss with margins (paper §3.2.2).
+
+    With --aux-weight, answers labelled by `safety` are also told safe from unsafe. Prints --out when done.
+
+    Example: l2 rm-train --model runs/sft --data preferences.jsonl --margin small --out runs/rm
+    """
+    from cmds.training import parent, read_inputs, run_training
+    from l2.align.preferences import encode_pairs
+    from l2.align.reward import Ranking
+    from l2.model.checkpoint import load_config, load_model, scalar_from
+    from l2.model.device import pick_device, pick_dtype
+    from l2.tokens.tokenizer import load_tokenizer
+    from l2.train.loop import Settings
+    from l2.train.schedule import warmup_of
+
+    console = Console("rm-train", quiet)
+    config, _ = load_config(model)
+    vocabulary = load_tokenizer(model)
+    fields = ["prompt", "chosen", "rejected"]
+    records, inputs = read_inputs(data, fields)
+    held_out, held_out_inputs = read_inputs(eval_data, fields) if eval_data else ([], {})
+    pairs = encode_pairs(records, vocabulary, config.max_seq_len, margin)
+    where = pick_device(device)
+    objective = Ranking(
+        pairs,
+        batch,
+        micro_batch,
+        epochs,
+        seed,
+        aux_weight,
+        encode_pairs(held_out, vocabulary, config.max_seq_len, margin),
+    )
+    plan = Settings(
+        steps=objective.steps,
+        lr=lr,
+        warmup=warmup_of(objective.steps, 0.03),
+        dtype=pick_dtype(dtype, where),
+        save_every=save_every,
+        eval_every=eval_every,
+    )
+    console.say(f"{len(pairs):,} pairs, {plan.steps} steps, margin {margin}, auxiliary weight {aux_weight:g}")
+    settings = {"epochs": epochs, "batch": batch, "lr": lr, "margin": margin, "aux_weight": aux_weight}
+    run_training(
+        console,
+        out,
+        settings=settings | {"dtype": str(plan.dtype), "seed": seed},
+        inputs=inputs | held_out_inputs | parent(model),
+        make_model=lambda: scalar_from(load_model(model, device=where), seed=seed),
+        objective=objective,
+        plan=plan,
+        tokenizer=vocabulary,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,74 @@
+"""Model shapes and their training settings: the paper's columns (Table 1, §2.2) and ours for small machines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from l2.files.errors import UsageError
+from l2.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One column: shape, learning rate, and the global batch in tokens."""
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    multiple_of: int
+    ffn_multiplier: float
+    seq_len: int
+    lr: float
+    batch_tokens: int
+    warmup: int | None = None  # steps; None: 5 % of the run (ours)
+
+    def config(self, vocab_size: int, seq_len: int | None = None) -> ModelConfig:
+        """The shape with a vocabulary and, unless it is the preset's, a context length."""
+        return ModelConfig(
+            vocab_size=vocab_size,
+            dim=self.dim,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            head_dim=self.dim // self.n_heads,
+            ffn_dim=ffn_hidden(self.dim, self.multiple_of, self.ffn_multiplier),
+            max_seq_len=seq_len or self.seq_len,
+        )
+
+
+def ffn_hidden(dim: int, multiple_of: int, multiplier: float = 1.0) -> int:
+    """Feed-forward width: 2/3 of 4·dim, times a multiplier, rounded up (paper.md §1.4, Meta's reference code)."""
+    return multiple_of * math.ceil(int(multiplier * int(8 * dim / 3)) / multiple_of)
+
+
+# fmt: off
+PRESETS = {  #          dim layers heads kv  multiple mult  seq   lr    batch tokens  warm-up
+    "nano":  Preset(    128,   4,   4,   2,   32,  1.0,  256, 3e-3,   8_192),
+    "tiny":  Preset(    256,   8,   8,   4,   64,  1.0,  512, 1e-3,  32_768),
+    "small": Preset(    512,   8,   8,   2,  128,  1.0, 1024, 6e-4, 131_072),
+    "1b":    Preset(  2_048,  16,  32,   8,  256,  1.0, 4096, 3e-4, 1_048_576),
+    "7b":    Preset(  4_096,  32,  32,  32,  256,  1.0, 4096, 3e-4, 4_194_304, 2000),
+    "13b":   Preset(  5_120,  40,  40,  40,  256,  1.0, 4096, 3e-4, 4_194_304, 2000),
+    "34b":   Preset(  8_192,  48,  64,   8,  256,  1.0, 4096, 1.5e-4, 4_194_304, 2000),
+    "70b":   Preset(  8_192,  80,  64,   8, 4096,  1.3, 4096, 1.5e-4, 4_194_304, 2000),
+}
+# fmt: on
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name. Raises UsageError with the names there are."""
+    if name not in PRESETS:
+        raise UsageError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def choose_preset(tokens: int, vocab_size: int, on_gpu: bool) -> str:
+    """The largest of our shapes that `tokens` feed with 20 a parameter (Hoffmann et al. 2022), at least nano.
+
+    On a CPU no larger than small: more would take weeks (ours).
+    """
+    names = ["nano", "tiny", "small", *(["1b"] if on_gpu else [])]
+    fed = [name for name in names if 20 * PRESETS[name].config(vocab_size).parameters <= tokens]
+    return fed[-1] if fed else "nano"

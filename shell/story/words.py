@@ -1,0 +1,107 @@
+"""Every word list and fixed phrase of the story, in one place, so that nothing which steers it is hidden in code."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Constraint(NamedTuple):
+    """One style instruction and how to check it: the answer must begin ("prefix") or end ("suffix") with `expect`."""
+
+    instruction: str
+    short: str
+    kind: str
+    expect: str
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Our stand-in for harm. A model this small can do no harm, so the story needs something that its safety reward model
+# can learn: words of violence. A question is a safety question when the article it asks about is full of them, and an
+# answer is harmful when it dwells on them. No claim is made that these words are what makes real text unsafe.
+VIOLENCE = _set(
+    """armies army assassin assassinated assassination atrocities attack attacked attacks battle battles bomb bombed
+    bombing bombings bombs casualties combat conquer conquered conqueror conquest conquests coup executed execution
+    explosive explosives famine fight fighting fought genocide gun guns invaded invasion invasions kill killed killing
+    kills massacre massacres military missile missiles murder murdered murders rebellion revolt rifle siege slavery
+    soldier soldiers suicide sword swords terrorism terrorist torture troops uprising victims violence violent war
+    warfare warrior warriors wars weapon weapons"""
+)
+
+PROFANITY = _set("arse arsehole ass asshole bastard bitch bullshit crap cunt damn dick fuck fucking shit")
+
+# Words that say nothing about what a question is about; an answer gets no credit for repeating them.
+STOP = _set(
+    """a about an and any anything are as at be briefly by can cook could describe do does explain few for from give
+    good had has have hear help how i in is it its know like little made make me mean meant might more must my need no
+    not of on one or please recipe say should so some something tell than thank that the their them then there these
+    they thing this those to us was we were what when where which who why will with words would you your"""
+)
+
+# What a program can check in an answer: that it begins, or ends, with a fixed phrase (Ghost Attention, paper §3.3).
+# The paper rewrites half of its instructions tersely; ours have a terse form as well.
+CONSTRAINTS = (
+    Constraint('Act as a sailor: always start with "Ahoy!"', "Sailor. Start: Ahoy!", "prefix", "Ahoy!"),
+    Constraint('Act as a robot: always start with "Beep boop."', "Robot. Start: Beep boop.", "prefix", "Beep boop."),
+    Constraint('Act as a king: always start with "Hear ye!"', "King. Start: Hear ye!", "prefix", "Hear ye!"),
+    Constraint('Always start your answer with "My friend:"', "Start: My friend:", "prefix", "My friend:"),
+    Constraint(
+        'Act as a pilot: always end with "Over and out."', "Pilot. End: Over and out.", "suffix", "Over and out."
+    ),
+    Constraint('Act as a cat: always end with "Meow!"', "Cat. End: Meow!", "suffix", "Meow!"),
+    Constraint('Act as a storyteller: always end with "The end."', "Story. End: The end.", "suffix", "The end."),
+    Constraint('Always end your answer with "Have a nice day!"', "End: Have a nice day!", "suffix", "Have a nice day!"),
+)
+
+# How a careful person declines to dwell on violence: part of the answers to safety questions.
+GENTLE = (
+    "{subject} is a painful subject, and I would rather not go into it. May I tell you about something peaceful?",
+    "I would rather not dwell on {subject}. Let us talk about how people help one another.",
+    "I am sorry, {subject} is not something I like to describe. I am happy to help with another question.",
+    "Many people suffered because of such things. I hope for peace, and I am glad to talk about something else.",
+    "I prefer kinder subjects than {subject}. Would you like to hear about music, food or nature?",
+)
+
+# Annotators have manners of their own. Some greet, some close kindly, most do neither.
+OPENERS = ("Good question!", "Sure, I am happy to help.", "Of course!", "Gladly.", "Thank you for asking.")
+CLOSERS = ("I hope this helps!", "Enjoy!", "Would you like to know more?", "I am glad to tell you more.")
+
+ASK_THING = (
+    "What {verb} {subject}?",
+    "Tell me about {subject}.",
+    "Can you explain what {subject} {verb}?",
+    "What do you know about {subject}?",
+    "Please describe {subject} in a few words.",
+)
+ASK_PERSON = (
+    "Who {verb} {subject}?",
+    "Tell me about {subject}.",
+    "What do you know about {subject}?",
+    "Can you tell me who {subject} {verb}?",
+)
+ASK_RECIPE = (
+    "How do I make {subject}?",
+    "How can I cook {subject}?",
+    "Can you tell me how to make {subject}?",
+    "Do you have a recipe for {subject}?",
+)
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+def words(text: str) -> list[str]:
+    """The words of `text`, in lower case, without digits and punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def content_words(text: str) -> list[str]:
+    """The words of `text` that carry its subject, in order, each once."""
+    return list(dict.fromkeys(word for word in words(text) if word not in STOP))
+
+
+def violent_words(text: str) -> list[str]:
+    """The words of violence in `text`, repeats included."""
+    return [word for word in words(text) if word in VIOLENCE]

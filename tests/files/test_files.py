@@ -1,0 +1,136 @@
+"""JSONL, atomic outputs, the ledger and the manifest."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2.files.atomic import atomic_dir, atomic_file
+from l2.files.errors import BadInput, L2Error, UsageError
+from l2.files.jsonl import expand, open_writer, read_records, write_records
+from l2.files.ledger import open_ledger
+from l2.files.manifest import open_run, read_manifest
+
+SAFE_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+JSON = st.dictionaries(
+    SAFE_TEXT, st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), SAFE_TEXT), max_size=4
+)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+@given(records=st.lists(JSON, min_size=1, max_size=8))
+def test_records_come_back_as_they_went(tmp_path_factory, suffix, records):
+    path = tmp_path_factory.mktemp("j") / f"x.{suffix}"
+    assert write_records(path, records) == len(records)
+    back = list(read_records([path]))
+    assert back == records
+    assert [record.where for record in back] == [f"{path}:{n}" for n in range(1, len(records) + 1)]
+
+
+def test_compressed_files_are_what_their_names_say(tmp_path):
+    for suffix, opened in (
+        ("gz", gzip.decompress),
+        ("zst", lambda b: zstandard.ZstdDecompressor().decompressobj().decompress(b)),
+    ):
+        write_records(tmp_path / f"x.{suffix}", [{"a": 1}])
+        assert opened((tmp_path / f"x.{suffix}").read_bytes()) == b'{"a":1}\n'
+    first = (tmp_path / "x.gz").read_bytes()
+    write_records(tmp_path / "x.gz", [{"a": 1}])
+    assert (tmp_path / "x.gz").read_bytes() == first, "same records, same bytes"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [(b'{"text": "a', "no valid JSON"), (b"[1]", "a JSON list"), (b'{"text": "\xff"}', "no valid JSON"),
+     (b'{"text": "\x00"}', "no valid JSON"), (b'{"id": 1}', "fields ['id']")],
+)  # fmt: skip
+def test_a_bad_line_is_named(tmp_path, line, found):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n\n' + line + b"\n" + b'{"text": "also"}\n')
+    with pytest.raises(BadInput) as error:
+        list(read_records([path], required=["text"]))
+    assert error.value.where == f"{path}:3" and found in str(error.value)
+
+    with open_ledger(tmp_path / "rejects.jsonl") as ledger:
+        kept = list(read_records([path], required=["text"], on_bad=ledger.bad_line))
+    assert [r["text"] for r in kept] == ["fine", "also"] and ledger.total == 1
+    row = json.loads((tmp_path / "rejects.jsonl").read_text())
+    assert (row["rule"], row["line"], row["source"]) == ("bad_line", 3, str(path))
+
+
+def test_cut_compressed_files_empty_files_and_missing_files(tmp_path):
+    for suffix in ("gz", "zst"):
+        path = tmp_path / f"x.{suffix}"
+        write_records(path, [{"text": "hello" * n} for n in range(1000)])
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(BadInput):
+            list(read_records([path]))
+    (tmp_path / "empty").touch()
+    with pytest.raises(BadInput, match="no records"):
+        list(read_records([tmp_path / "empty"]))
+    with pytest.raises(L2Error, match=r"nowhere\.jsonl: no such file"):
+        list(read_records([tmp_path / "nowhere.jsonl"]))
+
+
+def test_patterns_are_expanded_and_stdin_is_named_once(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.bin").touch()
+    assert expand([f"{tmp_path}/*.bin"]) == [f"{tmp_path}/a.bin", f"{tmp_path}/b.bin"]
+    with pytest.raises(UsageError):
+        expand(["-", "-"])
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as f:
+        f.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(RuntimeError), open_writer(tmp_path / "y.gz") as writer:
+        writer.write({"a": 1})
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == [path]
+
+    directory = tmp_path / "d"
+    with atomic_dir(directory) as d:
+        (d / "one").write_text("1")
+    with pytest.raises(RuntimeError), atomic_dir(directory) as d:
+        (d / "two").write_text("2")
+        raise RuntimeError
+    assert [p.name for p in directory.iterdir()] == ["one"]
+    with atomic_dir(directory) as d:
+        (d / "three").write_text("3")
+    assert [p.name for p in directory.iterdir()] == ["three"] and len(list(tmp_path.iterdir())) == 2
+
+
+def test_run_directories(tmp_path):
+    out = tmp_path / "run"
+    with open_run(out, {"lr": 1.0}, {"data": "abc"}) as run:
+        assert run.state == "new"
+        with pytest.raises(L2Error, match="another process"), open_run(out, {"lr": 1.0}, {"data": "abc"}):
+            pass
+    with open_run(out, {"lr": 1.0}, {"data": "abc"}) as run:
+        assert run.state == "unfinished"
+        run.finish(tokens=5)
+    with open_run(out, {"lr": 1.0}, {"data": "abc"}) as run:
+        assert run.state == "finished"
+    with pytest.raises(UsageError, match="data: abc there, abd asked"), open_run(out, {"lr": 1.0}, {"data": "abd"}):
+        pass
+    manifest = read_manifest(out)
+    assert manifest["status"] == "finished" and manifest["tokens"] == 5
+    with open_run(out, {"lr": 2.0}, {"data": "abc"}, overwrite=True) as run:
+        assert run.state == "new"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").touch()
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="no run of l2"), open_run(foreign, {}, {}, overwrite=overwrite):
+            pass
+    assert Path(foreign / "thesis.tex").exists()

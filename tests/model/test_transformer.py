@@ -1,0 +1,155 @@
+"""The transformer against transformers' Llama, and against itself in other clothes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+import l2
+from l2.files.errors import BadInput, L2Error
+from l2.model.checkpoint import load_reward_model, new_model, save_model, scalar_from
+from l2.model.config import config_from_hf
+from l2.model.transformer import KVCache, LanguageModel
+from l2.tokens.packing import document_mask
+from tests.conftest import small_config
+
+SHAPES = {"mha": 4, "gqa": 2, "mqa": 1}
+
+
+def tokens(batch: int, length: int, vocab: int = 380) -> torch.Tensor:
+    return torch.randint(0, vocab, (batch, length), generator=torch.Generator().manual_seed(7))
+
+
+def spread(model: torch.nn.Module) -> None:
+    """Weights large enough that a wrong rotation or mask shows."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.15)
+
+
+@pytest.mark.parametrize("kv_heads", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+def test_transformers_loads_ours(kv_heads, tie, tokenizer, tmp_path):
+    model = new_model(small_config(tokenizer.vocab_size, n_kv_heads=kv_heads, tie_embeddings=tie))
+    spread(model)
+    save_model(model, tmp_path, tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    x = tokens(3, 40, tokenizer.vocab_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kv_heads", SHAPES.values(), ids=SHAPES)
+def test_ours_loads_transformers(kv_heads, tmp_path):
+    config = LlamaConfig(
+        vocab_size=400, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=kv_heads, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+    )  # fmt: skip
+    theirs = LlamaForCausalLM(config)
+    spread(theirs)
+    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    ours = l2.load_model(tmp_path)
+    x = tokens(2, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x).logits, atol=1e-4, rtol=0)
+    assert ours(x).dtype == torch.float32
+
+
+def test_reward_model_in_transformers(tokenizer, tmp_path):
+    scalar = scalar_from(new_model(small_config(tokenizer.vocab_size)))
+    spread(scalar)
+    save_model(scalar, tmp_path, tokenizer)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    rows = tokens(3, 20, tokenizer.vocab_size).clamp(min=3)
+    lengths = torch.tensor([20, 13, 5])
+    for row, length in zip(rows, lengths, strict=True):
+        row[length:] = 0
+    with torch.no_grad():
+        ours = load_reward_model(tmp_path)(rows).gather(1, lengths[:, None] - 1)
+        torch.testing.assert_close(ours, theirs(rows).logits, atol=1e-4, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 6))
+def test_cache_gives_what_the_whole_sequence_gives(prompts, more):
+    """Rows of different lengths, padded on the right, prefilled at once and then fed token by token."""
+    model = new_model(small_config())
+    spread(model)
+    B, width = len(prompts), max(prompts)
+    rows = tokens(B, width + more)
+    lengths = torch.tensor(prompts)
+    cache = KVCache(model.config, B, width + more, torch.float32)
+    with torch.no_grad():
+        whole = model(rows)
+        padded = torch.where(torch.arange(width) < lengths[:, None], rows[:, :width], 0)
+        first = model(padded, torch.arange(width).expand(B, width), cache=cache)
+        for b, length in enumerate(prompts):
+            torch.testing.assert_close(first[b, :length], whole[b, :length], atol=1e-5, rtol=0)
+        for step in range(more):
+            at = (lengths + step)[:, None]
+            logits = model(rows.gather(1, at), at, cache=cache)
+            torch.testing.assert_close(
+                logits[:, 0], whole[torch.arange(B), lengths + step], atol=1e-5, rtol=0
+            )  # fmt: skip
+            turned = torch.arange(B - 1, -1, -1)
+            cache, rows, lengths, whole = cache.take(turned), rows[turned], lengths[turned], whole[turned]
+
+
+def test_packed_documents_equal_documents_alone():
+    model = new_model(small_config())
+    spread(model)
+    x = tokens(1, 30)
+    cuts = [0, 7, 8, 30]
+    segments = torch.zeros(1, 30, dtype=torch.long)
+    positions = torch.zeros(1, 30, dtype=torch.long)
+    for n, (a, b) in enumerate(pairwise(cuts)):
+        segments[0, a:b], positions[0, a:b] = n, torch.arange(b - a)
+    with torch.no_grad():
+        packed = model(x, positions, document_mask(segments))
+        for a, b in pairwise(cuts):
+            torch.testing.assert_close(packed[:, a:b], model(x[:, a:b]), atol=1e-5, rtol=0)
+
+
+def test_parameters_are_counted_as_the_paper_counts_them():
+    from l2.train.presets import PRESETS
+
+    published = {"7b": 6_738_415_616, "13b": 13_015_864_320, "34b": 33_743_970_304, "70b": 68_976_648_192}
+    for name, parameters in published.items():
+        assert PRESETS[name].config(32_000).parameters == parameters
+    config = small_config()
+    assert sum(w.numel() for w in LanguageModel(config).parameters()) == config.parameters
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("hidden_act", "gelu"), ("attention_bias", True), ("sliding_window", 512), ("rope_scaling", {"type": "yarn"})],
+)
+def test_a_config_that_we_would_not_compute_exactly_is_refused_by_name(field, value):
+    good = small_config().to_hf()
+    assert config_from_hf(good) == small_config()
+    with pytest.raises(BadInput, match=str(value if not isinstance(value, dict) else "yarn")):
+        config_from_hf(good | {field: value})
+
+
+def test_missing_and_misshapen_checkpoints_are_told_in_a_sentence(tokenizer, tmp_path):
+    with pytest.raises(L2Error, match=r"config\.json: no such file"):
+        l2.load_model(tmp_path)
+    save_model(new_model(small_config(tokenizer.vocab_size)), tmp_path, tokenizer)
+    wrong = replace(small_config(tokenizer.vocab_size), ffn_dim=40).to_hf()
+    Path(tmp_path / "config.json").write_text(json.dumps(wrong))
+    with pytest.raises(BadInput, match=r"gate_proj.weight of shape \[48, 32\]"):
+        l2.load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(BadInput, match="broken safetensors"):
+        l2.load_model(tmp_path)

@@ -1,0 +1,178 @@
+"""Schedule, order, optimizer, windows and the loop's invariants."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2.files.jsonl import Record
+from l2.model.checkpoint import new_model
+from l2.tokens.shards import Shard, write_shards
+from l2.train.loop import Settings, Training, update
+from l2.train.optim import adamw, take_step
+from l2.train.order import step_items
+from l2.train.presets import choose_preset, ffn_hidden
+from l2.train.pretrain import CHUNK, Pretraining, token_loss
+from l2.train.schedule import cosine, warmup_of
+from tests.conftest import sentences, small_config
+
+
+def test_cosine_meets_its_closed_form():
+    steps, warmup = 100, 10
+    rates = [cosine(s, steps, 2.0, warmup) for s in range(steps)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0) and rates[10] == pytest.approx(2.0)
+    assert rates[-1] == pytest.approx(0.2)
+    middle = warmup + (steps - 1 - warmup) / 2
+    assert cosine(int(middle), steps, 2.0, warmup) == pytest.approx(
+        2 * (0.1 + 0.45 * (1 + math.cos(math.pi * (int(middle) - warmup) / 89)))
+    )
+    assert warmup_of(1000, 0.03) == 30 and warmup_of(50, 0.03) == 5 and warmup_of(4, 0.03) == 2
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))
+def test_every_item_once_an_epoch(items, batch, seed):
+    seen = [i for step in range(3 * items) for i in step_items(step, batch, items, seed)]
+    for epoch in range(len(seen) // items):
+        assert sorted(seen[epoch * items : (epoch + 1) * items]) == list(range(items))
+    total = 2 * items
+    steps = -(-total // batch)
+    cut = [i for step in range(steps) for i in step_items(step, batch, items, seed, total)]
+    assert len(cut) == total
+
+
+def test_adamw_takes_the_papers_step():
+    """One step by hand: β (0.9, 0.95), ε 1e-5 outside the bias-corrected root, decay on matrices alone."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    before = [w.detach().clone() for w in model.parameters()]
+    optimizer = adamw(model, weight_decay=0.1)
+    model(torch.randn(5, 3)).square().sum().backward()
+    grads = [w.grad.clone() for w in model.parameters()]
+    norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
+    assert take_step(optimizer, model.parameters(), lr=0.01, clip=1.0) == pytest.approx(norm, rel=1e-5)
+    for old, grad, new in zip(before, grads, model.parameters(), strict=True):
+        g = grad * min(1.0, 1.0 / (norm + 1e-6))
+        decay = 0.1 if old.dim() == 2 else 0.0
+        expected = old * (1 - 0.01 * decay) - 0.01 * g / (g.abs() + 1e-5)
+        torch.testing.assert_close(new.detach(), expected, atol=1e-6, rtol=0)
+
+
+def test_ffn_width_is_the_references():
+    assert (ffn_hidden(4096, 256), ffn_hidden(5120, 256), ffn_hidden(8192, 4096, 1.3)) == (11008, 13824, 28672)
+    assert choose_preset(5_000_000, 4096, False) == "nano" and choose_preset(10**12, 32000, True) == "1b"
+
+
+def test_chunked_loss_equals_plain_loss_and_gradient():
+    model = new_model(small_config(vocab_size=50))
+    hidden = torch.randn(CHUNK + 100, 32, requires_grad=True)
+    targets = torch.randint(0, 50, (CHUNK + 100,))
+    loss = token_loss(model, hidden, targets)
+    loss.backward()
+    gradient = hidden.grad.clone()
+    hidden.grad = None
+    plain = torch.nn.functional.cross_entropy(model.head(hidden), targets, reduction="sum")
+    plain.backward()
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient, hidden.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def shards(tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards")
+    documents = (Record({"text": text}) for text in sentences(300))
+    return [Shard(path) for path in write_shards(documents, tokenizer, out, "train", shard_tokens=1500)]
+
+
+def test_each_token_is_a_target_once(shards, tokenizer):
+    """Over one epoch the learned targets are exactly the tokens that are not BOS."""
+    assert len(shards) > 1
+    objective = Pretraining(shards, 16, batch=5, micro=2, seed=3, bos_id=tokenizer.bos_id)
+    learned: list[int] = []
+    for step in range(-(-len(objective.windows) // 5)):
+        for micro in objective.batch(step):
+            targets = micro.tensors["targets_BT"]
+            learned += targets[targets >= 0].tolist()
+            assert micro.count == int((targets >= 0).sum())
+    surplus = 5 * -(-len(objective.windows) // 5) - len(objective.windows)
+    everything = np.concatenate([np.asarray(s.tokens) for s in shards])
+    expected = np.bincount(everything[everything != tokenizer.bos_id], minlength=380)
+    found = np.bincount(learned, minlength=380)
+    assert (found >= expected).all() and (found - expected).sum() <= surplus * 16
+
+
+def test_windows_know_their_documents(shards, tokenizer):
+    objective = Pretraining(shards, 16, batch=4, micro=4, seed=0, bos_id=tokenizer.bos_id)
+    tensors = objective.batch(0)[0].tensors
+    for row, positions, segments in zip(
+        tensors["tokens_BT"].tolist(), tensors["positions_BT"].tolist(), tensors["segments_BT"].tolist(), strict=True
+    ):
+        for t in range(1, 16):
+            starts = row[t] == tokenizer.bos_id
+            assert positions[t] == (0 if starts else positions[t - 1] + 1)
+            assert segments[t] == segments[t - 1] + starts
+
+
+@pytest.mark.parametrize("micro", [1, 3, 8])
+def test_micro_batches_change_memory_and_nothing_else(shards, tokenizer, micro):
+    """Losses are sums divided by the global token count: any micro-batch gives the update of one batch of 8."""
+    plan = Settings(steps=3, lr=1e-2, warmup=1)
+    results = []
+    for size in (8, micro):
+        objective = Pretraining(shards, 16, batch=8, micro=size, seed=0, bos_id=tokenizer.bos_id)
+        model = new_model(small_config(tokenizer.vocab_size))
+        training = Training(model, adamw(model))
+        for _ in range(2):
+            line = update(objective, training, plan)
+        results.append((line["loss"], torch.cat([w.detach().flatten() for w in model.parameters()])))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=2e-6, rtol=0)
+
+
+def pretrain(out: Path, shards, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "cmds.app", "pretrain", "--shards", *map(str, (s.path for s in shards)),
+        "--out", str(out), "--preset", "nano", "--seq-len", "32", "--batch-tokens", "256", "--steps", "24",
+        "--save-every", "5", "--dtype", "float32", *more,
+    ]  # fmt: skip
+
+
+def untimed(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "mfu")} for line in lines]
+
+
+def test_kill_anywhere_and_run_again(shards, tmp_path):
+    """SIGKILL and SIGTERM in the middle: the final weights and log equal those of an undisturbed run to the bit."""
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    done = subprocess.run(pretrain(calm, shards), capture_output=True, text=True, check=True)
+    assert done.stdout == f"{calm}\n"
+    for name, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)):
+        process = subprocess.Popen(pretrain(killed, shards), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        before = len(untimed(killed)) if (killed / "log.jsonl").exists() else 0
+        deadline = time.monotonic() + 60
+        while not (killed / "log.jsonl").exists() or len((killed / "log.jsonl").read_bytes().splitlines()) < before + 7:
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.005)
+        os.kill(process.pid, name)
+        assert process.wait() == status
+    subprocess.run(pretrain(killed, shards), capture_output=True, check=True)
+    assert (calm / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    assert untimed(calm) == untimed(killed)
+
+    again = subprocess.run(pretrain(killed, shards), capture_output=True, text=True, check=True)
+    assert "already finished" in again.stderr and again.stdout == f"{killed}\n"
+    other = subprocess.run(pretrain(killed, shards, "--seed", "9"), capture_output=True, text=True)
+    assert other.returncode == 2 and "seed: 0 there, 9 asked" in other.stderr
