@@ -82,13 +82,18 @@ class Training:
     started: float = field(default_factory=time.monotonic)
 
 
+def number(value: Tensor | float) -> float:
+    """A summed quantity as a plain number."""
+    return float(value.detach()) if isinstance(value, Tensor) else value
+
+
 def means(objective: Objective, model: AnyModel, micros: Sequence[Micro], dtype: torch.dtype) -> dict[str, float]:
     """Every quantity of the objective over `micros`, divided by their count, without gradients."""
     total: dict[str, float] = {}
     with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         for micro in micros:
             for name, value in objective.sums(model, micro.to(model.device)).items():
-                total[name] = total.get(name, 0.0) + float(value)
+                total[name] = total.get(name, 0.0) + number(value)
     count = sum(micro.count for micro in micros)
     return {name: value / count for name, value in total.items()}
 
@@ -106,7 +111,7 @@ def update(objective: Objective, training: Training, settings: Settings) -> dict
         assert isinstance(loss, Tensor)
         (loss / count).backward()  # type: ignore[no-untyped-call]
         for name, value in sums.items():
-            line[name] = line.get(name, 0.0) + float(value) / count
+            line[name] = line.get(name, 0.0) + number(value) / count
     lr = cosine(step, settings.steps, settings.lr, settings.warmup, settings.min_lr)
     norm = take_step(training.optimizer, model.parameters(), lr, settings.grad_clip)
     training.step += 1

@@ -21,7 +21,7 @@ from words import ASK_PERSON, ASK_RECIPE, ASK_THING, violent_words
 from l2.files.errors import L2Error
 
 PASSAGE = (1000, 2000)  # characters: small paragraphs of a speech are joined until they are as long as an article
-ANSWER = (8, 45)  # words: short enough for a small model to learn, and cheap to sample
+ANSWER = (8, 40)  # words: short enough for a small model to learn, and cheap to sample
 RECIPE_WORDS = 15  # a recipe is cut after the step that makes it this long
 ASKING = ("what", "who", "which", "where", "when", "why", "how", "do ", "did ", "are ", "is ", "can ", "have ")
 

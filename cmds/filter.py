@@ -1,0 +1,79 @@
+"""l2 filter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cmds.console import Console
+from cmds.options import Inputs, OnBad, Output, Quiet, Rejects
+from l2.files.errors import UsageError
+
+
+def filter(
+    files: Inputs = None,
+    output: Output = "-",
+    lang: Annotated[
+        str | None,
+        typer.Option("--lang", help="Languages to keep, as en or en,fr; default: all.", show_default=False),
+    ] = None,
+    lang_threshold: Annotated[
+        float, typer.Option("--lang-threshold", min=0, max=1, help="Least probability of the language (Table 10: 0.5).")
+    ] = 0.5,
+    lid_model: Annotated[
+        str | None,
+        typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one in the extra l2[lid]."),
+    ] = None,
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="The rules of Gopher and C4 about words, lines, repetition.")
+    ] = True,
+    min_words: Annotated[
+        int, typer.Option("--min-words", min=1, help="Least words of a document (Gopher: 50; summaries need about 20).")
+    ] = 50,
+    dedup: Annotated[
+        Literal["minhash", "exact", "none"],
+        typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
+    ] = "minhash",
+    on_bad: OnBad = "stop",
+    rejects: Rejects = None,
+    report: Annotated[
+        str | None, typer.Option("--report", help="Counts by rule and language, as JSON.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Keep the documents worth training on: language, quality rules, no copies. JSONL in, JSONL out.
+
+    Each document dropped is one line of --rejects, with its rule, value and threshold. Of copies the earliest
+    survives. A document without an id gets "file:line". Output streams, except that --dedup minhash reads
+    everything first, into a temporary file.
+
+    Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
+    """
+    import orjson
+
+    from l2.files.atomic import write_atomic
+    from l2.files.jsonl import open_writer
+    from l2.files.ledger import open_ledger
+    from l2.text.pipeline import FilterSettings, filter_documents
+
+    if on_bad not in ("stop", "skip"):
+        raise UsageError(f"--on-bad {on_bad}: choose stop or skip")
+    if rejects == output:
+        raise UsageError(f"--rejects and --output are both {output}")
+    settings = FilterSettings(
+        languages=tuple(code.strip() for code in lang.split(",")) if lang is not None else (),
+        lang_threshold=lang_threshold,
+        lid_model=lid_model,
+        quality=quality,
+        min_words=min_words,
+        dedup=dedup,
+        skip_bad=on_bad == "skip",
+    )
+    console = Console("filter", quiet)
+    with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
+        counts = filter_documents(files or (), writer, ledger, settings, on_progress=progress)
+    if report is not None:
+        write_atomic(report, orjson.dumps(counts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
+    console.say(f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}")

