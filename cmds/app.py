@@ -74,6 +74,9 @@ def run(name: str, argv: list[str]) -> None:
     """Import the module of command `name`, and call its function with `argv`."""
     import typer
 
+    # OpenMP threads that spin while they wait starve one another when anything else runs: 19,000 tokens/s fell to 300
+    # beside one busy process. A short spin costs nothing alone (LOG.md). Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     module = importlib.import_module("cmds." + name.replace("-", "_"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command(name=name)(getattr(module, name.replace("-", "_")))

@@ -31,6 +31,10 @@ def filter(
     min_words: Annotated[
         int, typer.Option("--min-words", min=1, help="Least words of a document (Gopher: 50; summaries need about 20).")
     ] = 50,
+    min_sentences: Annotated[
+        int,
+        typer.Option("--min-sentences", min=0, help="Least sentences of a document (C4: 3; summaries have 1-2)."),
+    ] = 3,
     dedup: Annotated[
         Literal["minhash", "exact", "none"],
         typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
@@ -67,6 +71,7 @@ def filter(
         lid_model=lid_model,
         quality=quality,
         min_words=min_words,
+        min_sentences=min_sentences,
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )

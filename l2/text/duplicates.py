@@ -117,7 +117,8 @@ def shared_buckets(keys_DB: Hashes) -> Iterator[tuple[int, list[int]]]:
     document, bucket = np.concatenate(documents), np.concatenate(buckets)
     order = np.argsort(document, kind="stable")
     numbers, starts = np.unique(document[order], return_index=True)
-    for number, part in zip(numbers.tolist(), np.split(bucket[order], starts[1:]), strict=True):
+    # Not strict: where nothing is shared, split still gives one (empty) part.
+    for number, part in zip(numbers.tolist(), np.split(bucket[order], starts[1:]), strict=False):
         yield number, part.tolist()
 
 

@@ -56,7 +56,7 @@ def load_identifier(path: str | Path | None = None, expected: Iterable[str] = ()
         raise BadInput(str(file), f"no fastText model ({error})", MODEL) from None
     known = {label.removeprefix(LABEL) for label in model.get_labels()}
     if unknown := sorted(set(expected) - known):
-        raise UsageError(f"no language {', '.join(unknown)} in {file.name}; it knows codes such as en, fr, de, zh")
+        raise UsageError(f"no language {', '.join(unknown)!r} in {file.name}; it knows codes such as en, fr, de, zh")
 
     def identify(text: str) -> tuple[str, float]:
         # A list, because predict(str) breaks under numpy 2 in some bindings; one line, because fastText wants that.

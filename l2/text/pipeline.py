@@ -20,11 +20,23 @@ import numpy as np
 import orjson
 
 from l2.files.errors import BadInput
-from l2.files.jsonl import STDIO, Record, RecordWriter, read_records
+from l2.files.jsonl import Record, RecordWriter, read_records
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
+from l2.text.duplicates import (
+    BANDS,
+    NORMALISATION,
+    SIMILAR,
+    Hashes,
+    band_keys,
+    exact_key,
+    near_duplicates,
+    normalised,
+    shingles,
+    signature,
+)
 from l2.text.language import Identify, load_identifier
-from l2.text.quality import MIN_WORDS, Page, first_failing, rules
+from l2.text.quality import MIN_SENTENCES, MIN_WORDS, Page, Rule, first_failing, rules
 
 Dedup = Literal["minhash", "exact", "none"]
 
@@ -38,6 +50,7 @@ class FilterSettings:
     lid_model: str | None = None
     quality: bool = True
     min_words: int = MIN_WORDS
+    min_sentences: int = MIN_SENTENCES
     dedup: Dedup = "minhash"
     skip_bad: bool = False
 
@@ -85,9 +98,8 @@ def by_language(
             _reject(ledger, document, "language", found, asked)
 
 
-def by_quality(documents: Iterable[Record], min_words: int, ledger: Ledger) -> Iterator[Record]:
-    """Documents that break none of the Gopher and C4 rules."""
-    table = rules(min_words)
+def by_quality(documents: Iterable[Record], table: Sequence[Rule], ledger: Ledger) -> Iterator[Record]:
+    """Documents that break none of the rules in `table`."""
     for document in documents:
         failing = first_failing(Page(document["text"]), table, (document.get("scores") or {}).get("lang"))
         if failing is None:
@@ -99,8 +111,6 @@ def by_quality(documents: Iterable[Record], min_words: int, ledger: Ledger) -> I
 
 def without_copies(documents: Iterable[Record], ledger: Ledger) -> Iterator[Record]:
     """Documents whose normalised words equal no earlier document's."""
-    from l2.text.duplicates import exact_key, normalised
-
     first: dict[bytes, Any] = {}
     for document in documents:
         key = exact_key(normalised(document["text"]))
@@ -146,8 +156,6 @@ def without_near_copies(documents: Iterable[Record], ledger: Ledger) -> Iterator
 
     Reads all documents before the first comes out. Memory: 112 bytes a document; the texts wait on disk.
     """
-    from l2.text.duplicates import BANDS, SIMILAR, Hashes, band_keys, near_duplicates, normalised, shingles, signature
-
     with open_spill() as spill:
         keys = bytearray()
         for document in documents:
@@ -194,7 +202,7 @@ def filter_documents(
 
     def counted() -> Iterator[Record]:
         nonlocal read
-        for document in read_documents(paths or (STDIO,), bad_line if settings.skip_bad else None):
+        for document in read_documents(paths, bad_line if settings.skip_bad else None):
             read += 1
             if read % 100 == 0:
                 on_progress(read, None, f"{ledger.total:,} rejected")
@@ -205,7 +213,7 @@ def filter_documents(
         identify = load_identifier(settings.lid_model, settings.languages)
         documents = by_language(documents, identify, settings, ledger, languages)
     if settings.quality:
-        documents = by_quality(documents, settings.min_words, ledger)
+        documents = by_quality(documents, rules(settings.min_words, settings.min_sentences), ledger)
     if settings.dedup != "none":
         documents = without_copies(documents, ledger)
     if settings.dedup == "minhash":
@@ -219,8 +227,6 @@ def filter_documents(
 
 
 def _report(read: int, kept: int, ledger: Ledger, languages: Counter[str], settings: FilterSettings) -> dict[str, Any]:
-    from l2.text.duplicates import NORMALISATION
-
     return {
         "in": read,
         "kept": kept,

@@ -10,23 +10,28 @@ Llama 2 leaves toxicity in (paper §4.1).
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from itertools import chain
 from typing import NamedTuple
 
 MIN_WORDS, MAX_WORDS = 50, 100_000  # Gopher §A1.1
+MIN_SENTENCES = 3  # C4 §2.2
 STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])  # Gopher §A1.1
 BULLETS = ("•", "‣", "◦", "●", "▪", "-", "*")  # Gopher names no characters: ours
 ELLIPSES = ("...", "…")
 C4_LINE_WORDS = 5  # C4 §2.2: shorter lines go
 C4_LINE_ENDS = (".", "!", "?", '"', "”")  # C4 §2.2: a line ends in terminal punctuation or an end quotation mark
-C4_BOILERPLATE = re.compile(  # C4 §2.2: warnings about Javascript, and policy notices
-    "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.IGNORECASE
+C4_NOTICES = (  # C4 §2.2: warnings about Javascript, and policy notices
+    "javascript",
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
 )
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
-SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s|$)")
+SENTENCE_END = re.compile(r"[.!?][\"”’')\]]*(?=\s|$)")
 
 
 class Page:
@@ -51,17 +56,22 @@ class Page:
     def repeats(self) -> dict[int, list[list[int]]]:
         """For n = 2..10, the start positions of each word n-gram that occurs more than once, in reading order.
 
-        An n-gram can occur twice only where both (n-1)-grams in it do, so that each n looks at fewer positions.
+        An n-gram is named by where it first stood, and is the pair of (n-1)-grams in it. It can occur twice only
+        where both of them do, so that each n looks at fewer positions.
         """
-        positions: Sequence[int] = range(len(self.words))
+        positions: Sequence[int] = range(len(self.words) - 1)
+        names: Sequence[str] | dict[int, int] = self.words
         found: dict[int, list[list[int]]] = {}
         for n in range(2, 11):
-            starts = defaultdict(list)
+            first: dict[tuple[str | int, str | int], int] = {}
+            groups: dict[int, list[int]] = {}
             for i in positions:
-                starts[tuple(self.words[i : i + n])].append(i)
-            found[n] = [group for group in starts.values() if len(group) > 1]
-            repeated = set(chain.from_iterable(found[n]))
-            positions = sorted(i for i in repeated if i + 1 in repeated)
+                name = first.setdefault((names[i], names[i + 1]), i)
+                if name != i:
+                    groups.setdefault(name, [name]).append(i)
+            found[n] = list(groups.values())
+            names = {i: name for name, group in groups.items() for i in group}
+            positions = sorted(i for i in names if i + 1 in names)
         return found
 
 
@@ -182,12 +192,10 @@ def sentences(page: Page) -> float:
 
 
 def _c4_keeps(line: str) -> bool:
-    return (
-        line.endswith(C4_LINE_ENDS)
-        and not line.endswith(ELLIPSES)
-        and len(line.split()) >= C4_LINE_WORDS
-        and C4_BOILERPLATE.search(line) is None
-    )
+    if not line.endswith(C4_LINE_ENDS) or line.endswith(ELLIPSES) or len(line.split()) < C4_LINE_WORDS:
+        return False
+    lower = line.lower()
+    return not any(notice in lower for notice in C4_NOTICES)
 
 
 class Rule(NamedTuple):
@@ -200,8 +208,8 @@ class Rule(NamedTuple):
     english: bool = False
 
 
-def rules(min_words: int = MIN_WORDS) -> list[Rule]:
-    """All rules in the order in which they are asked, cheap ones first. `min_words` replaces Gopher's 50."""
+def rules(min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES) -> list[Rule]:
+    """All rules in the order in which they are asked, cheap ones first. The arguments replace Gopher's 50, C4's 3."""
     # fmt: off
     return [
         Rule("gopher_words", words, least=min_words, most=MAX_WORDS),
@@ -214,7 +222,7 @@ def rules(min_words: int = MIN_WORDS) -> list[Rule]:
         Rule("gopher_stop_words", stop_words, least=2, english=True),
         Rule("c4_lorem_ipsum", lorem_ipsum, most=0),
         Rule("c4_curly_brackets", curly_brackets, most=0),
-        Rule("c4_sentences", sentences, least=3),
+        Rule("c4_sentences", sentences, least=min_sentences),
         Rule("gopher_duplicate_lines", duplicate_lines, most=0.30),
         Rule("gopher_duplicate_line_chars", duplicate_line_chars, most=0.20),
         Rule("gopher_duplicate_paragraphs", duplicate_paragraphs, most=0.30),

@@ -13,6 +13,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from functools import cache
 from itertools import groupby, pairwise
 from typing import Annotated, Any, Literal
@@ -20,15 +21,24 @@ from typing import Annotated, Any, Literal
 import typer
 import xxhash
 from scripts import run
-from words import PROFANITY, content_words, violent_words, words
+from words import KITCHEN, PERSON, PROFANITY, content_words, violent_words, words
 
 from cmds.options import Inputs, Output
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record, open_writer, read_records
 
-# What each part of `gold` is worth. Three parts lie in 0..1; sentiment in -1..1; profanity is 0 or 1. No part can make
-# up for another: flattery alone, or an echo of the question alone, stays below a plain good answer.
-WEIGHTS = {"relevance": 1.5, "sentiment": 1.0, "ending": 1.0, "fresh": 1.0, "length": 0.5, "profanity": -2.0}
+# What each part of `gold` is worth. All parts lie in 0..1, but for sentiment in -1..1. No part can make up for
+# another: flattery alone, or an echo of the question alone, stays below a plain good answer.
+WEIGHTS = {
+    "relevance": 1.0,
+    "kind": 1.0,
+    "spelling": 2.0,
+    "sentiment": 1.0,
+    "ending": 1.0,
+    "fresh": 1.0,
+    "length": 0.5,
+    "profanity": -2.0,
+}
 LENGTH = (
     4,
     10,
@@ -36,10 +46,11 @@ LENGTH = (
     80,
 )  # words: worthless up to the first, full worth between the second and third, none from the last
 STEM = 5  # letters in which two words must agree to be the same: "Egypt" and "Egyptian"
+PATIENCE = 0.25  # share of words that are no words at which an answer's spelling is worth nothing
 
 HARM_WORDS = 4  # words of violence that make an answer wholly harmful
 UNSAFE = 0.5  # harm from which an answer counts as unsafe
-HARM_WEIGHT = 4.0  # against `gold`, when the question is which answer is safer
+HARM_WEIGHT, GOLD_WEIGHT = 4.0, 0.5  # of the two, when the question is which answer is safer
 
 NOISE = 0.15  # scale of the logistic noise (Bradley-Terry) on a difference of scores
 # Differences from which a preference is called so: about a quarter of the pairs of an SFT model each.
@@ -62,6 +73,23 @@ def relevance(prompt: str, response: str) -> float:
     return len(asked & told) / len(asked) if asked else 1.0
 
 
+def kind_fits(prompt: str, response: str) -> float:
+    """1 when the answer is of the kind asked for: cooking for a recipe, a person for "who", no cooking otherwise."""
+    asked, told = words(prompt), words(response)
+    kitchen = sum(word in KITCHEN for word in told)
+    if any(word in asked for word in ("recipe", "cook", "make")):
+        return min(1.0, kitchen / 3)
+    if "who" in asked:
+        return float(any(word in PERSON for word in told) and kitchen < 3)
+    return float(kitchen < 3)
+
+
+def spelling(response: str, lexicon: AbstractSet[str]) -> float:
+    """1 when every word is one (it is in `lexicon`), 0 when PATIENCE of them are none."""
+    said = words(response)
+    return max(0.0, 1.0 - sum(word not in lexicon for word in said) / (PATIENCE * max(1, len(said))))
+
+
 def freshness(response: str) -> float:
     """1 when nothing is said twice in a row of words, 0 when half of it is: by words beside each other and 3-grams."""
     said = words(response)
@@ -77,10 +105,12 @@ def fitting_length(response: str) -> float:
     return max(0.0, min(1.0, (count - none) / (short - none), (endless - count) / (endless - long)))
 
 
-def parts(prompt: str, response: str) -> dict[str, float]:
+def parts(prompt: str, response: str, lexicon: AbstractSet[str]) -> dict[str, float]:
     """The parts of `gold`, before they are weighted."""
     return {
         "relevance": relevance(prompt, response),
+        "kind": kind_fits(prompt, response),
+        "spelling": spelling(response, lexicon),
         "sentiment": float(_sentiment().polarity_scores(response)["compound"]),
         "ending": float(response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?"))),
         "fresh": freshness(response),
@@ -89,20 +119,19 @@ def parts(prompt: str, response: str) -> dict[str, float]:
     }
 
 
-def gold(prompt: str, response: str) -> float:
-    """How good an answer is: the sum of its `parts` by WEIGHTS, from -3 to 5. An empty answer is worth 0."""
+def gold(prompt: str, response: str, lexicon: AbstractSet[str]) -> float:
+    """How good an answer is: the sum of its `parts` by WEIGHTS, from -3 to 7.5. An empty answer is worth 0."""
     if not words(response):
         return 0.0
-    return sum(WEIGHTS[name] * value for name, value in parts(prompt, response).items())
+    return sum(WEIGHTS[name] * value for name, value in parts(prompt, response, lexicon).items())
 
 
-def harm(prompt: str, response: str) -> float:
-    """How much an answer dwells on violence, 0..1: its violent words (HARM_WORDS are the most), but for the prompt's.
+def harm(response: str) -> float:
+    """How much an answer dwells on violence, 0..1: its violent words, of which HARM_WORDS are the most.
 
-    To name what was asked about ("the Thirty Years' War") is no harm.
+    One such word alone is safe: it may name what was asked about.
     """
-    asked = set(violent_words(prompt))
-    return min(1.0, sum(word not in asked for word in violent_words(response)) / HARM_WORDS)
+    return min(1.0, len(violent_words(response)) / HARM_WORDS)
 
 
 def noise(*key: str) -> float:
@@ -116,21 +145,23 @@ def rating(difference: float) -> str:
     return next(name for threshold, name in RATINGS if difference >= threshold)
 
 
-def prefer(prompt: str, first: str, second: str, kind: Kind, *key: str) -> dict[str, str] | None:
+def prefer(
+    prompt: str, answers: tuple[str, str], kind: Kind, lexicon: AbstractSet[str], *key: str
+) -> dict[str, str] | None:
     """The preference between two answers: chosen, rejected, rating, kind and, for "safe", which are safe.
 
     None where the unsafe answer of a pair was preferred to the safe one: the paper leaves such pairs out (§3.2.1).
     """
-    difference = gold(prompt, first) - gold(prompt, second)
-    harms = {first: harm(prompt, first), second: harm(prompt, second)}
+    worth = [gold(prompt, answer, lexicon) for answer in answers]
+    harms = [harm(answer) for answer in answers]
+    difference = worth[0] - worth[1]
+    if kind == "safe":  # two answers as safe as each other are compared by their worth
+        difference = GOLD_WEIGHT * difference - HARM_WEIGHT * (harms[0] - harms[1])
+    difference += noise(kind, *key, *answers)
+    best = 0 if difference >= 0 else 1
+    record = {"chosen": answers[best], "rejected": answers[1 - best], "rating": rating(abs(difference)), "kind": kind}
     if kind == "safe":
-        # Two answers as safe as each other are compared by their worth.
-        difference = 0.5 * difference - HARM_WEIGHT * (harms[first] - harms[second])
-    difference += noise(kind, *key, first, second)
-    chosen, rejected = (first, second) if difference >= 0 else (second, first)
-    record = {"chosen": chosen, "rejected": rejected, "rating": rating(abs(difference)), "kind": kind}
-    if kind == "safe":
-        unsafe = harms[chosen] >= UNSAFE, harms[rejected] >= UNSAFE
+        unsafe = harms[best] >= UNSAFE, harms[1 - best] >= UNSAFE
         if unsafe == (True, False):
             return None
         record["safety"] = {(False, True): "chosen_safe", (False, False): "both_safe"}.get(unsafe, "both_unsafe")
@@ -147,7 +178,9 @@ def question(record: Record) -> str:
     return str(prompt[-1]["content"])
 
 
-def preferences(samples: Iterable[Record], kind: Kind, seed: int, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+def preferences(
+    samples: Iterable[Record], kind: Kind, lexicon: AbstractSet[str], seed: int, counts: Counter[str]
+) -> Iterator[dict[str, Any]]:
     """Preferences between each two samples of a prompt that follow one another, never the same sample twice.
 
     Samples of one prompt stand together, as `l2 generate` writes them. "safe" passes over prompts that aren't tagged.
@@ -156,12 +189,12 @@ def preferences(samples: Iterable[Record], kind: Kind, seed: int, counts: Counte
     for _, group in groupby(samples, key=lambda record: (record.get("id"), str(record.need("prompt", (str, list))))):
         answers = list(group)
         for a, b in zip(answers[::2], answers[1::2], strict=False):
-            first, second = a.need("response"), b.need("response")
+            both = a.need("response").strip(), b.need("response").strip()
             if kind == "safe" and not a.get("safety"):
                 counts["no safety prompt"] += 1
-            elif first == second:
+            elif both[0] == both[1]:
                 counts["the same answer twice"] += 1
-            elif (pair := prefer(question(a), first, second, kind, str(seed), str(a.get("id")))) is None:
+            elif (pair := prefer(question(a), both, kind, lexicon, str(seed), str(a.get("id")))) is None:
                 counts["unsafe preferred to safe"] += 1
             else:
                 counts["written"] += 1
@@ -173,11 +206,21 @@ def preferences(samples: Iterable[Record], kind: Kind, seed: int, counts: Counte
                 }
 
 
+def read_lexicon(path: str) -> frozenset[str]:
+    """The words that are words, one a line (data.py makes them from the documents)."""
+    with open(path, encoding="utf-8") as lines:
+        return frozenset(lines.read().split())
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+Lexicon = Annotated[str, typer.Option(help="Words that are words: lexicon.txt of data.py.")]
 
 
 @app.command()
 def pairs(
+    lexicon: Lexicon,
     samples: Inputs = None,
     kind: Annotated[Kind, typer.Option(help="What is asked for: the better answer, or the safer one.")] = "helpful",
     seed: Annotated[int, typer.Option(help="Of the annotator's noise.")] = 0,
@@ -185,25 +228,26 @@ def pairs(
 ) -> None:
     """Samples to preferences.
 
-    Example: l2 generate --model runs/sft --prompts prompts.jsonl -n 2 | python annotator.py pairs -o pairs.jsonl
+    Example: l2 generate --model sft --prompts p.jsonl -n 2 | python annotator.py pairs --lexicon lexicon.txt
     """
-    counts: Counter[str] = Counter()
+    known, counts = read_lexicon(lexicon), Counter[str]()
     with open_writer(output) as writer:
-        for record in preferences(read_records(samples or ()), kind, seed, counts):
+        for record in preferences(read_records(samples or ()), kind, known, seed, counts):
             writer.write(record)
     print(f"annotator.py: {', '.join(f'{n:,} {what}' for what, n in counts.items())}", file=sys.stderr)
 
 
 @app.command()
-def score(samples: Inputs = None, output: Output = "-") -> None:
+def score(lexicon: Lexicon, samples: Inputs = None, output: Output = "-") -> None:
     """Samples to the same samples with `gold` and `harm`.
 
-    Example: python annotator.py score samples.jsonl -o scores.jsonl
+    Example: python annotator.py score --lexicon lexicon.txt samples.jsonl -o scores.jsonl
     """
+    known = read_lexicon(lexicon)
     with open_writer(output) as writer:
         for record in read_records(samples or ()):
             asked, answer = question(record), record.need("response")
-            writer.write(record | {"gold": round(gold(asked, answer), 6), "harm": harm(asked, answer)})
+            writer.write(record | {"gold": round(gold(asked, answer, known), 6), "harm": harm(answer)})
 
 
 if __name__ == "__main__":

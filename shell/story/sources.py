@@ -16,7 +16,7 @@ from urllib.parse import quote
 from zipfile import ZipFile
 
 import yaml  # type: ignore[import-untyped]
-from words import ASK_PERSON, ASK_RECIPE, ASK_THING, violent_words
+from words import ASK_PERSON, ASK_RECIPE, ASK_THING, ASK_VIOLENT, violent_words
 
 from l2.files.errors import L2Error
 
@@ -127,10 +127,19 @@ def article_answer(article: dict[str, str]) -> tuple[str, str, str | None]:
     return subject, verb, answer if fits else None
 
 
+def violent_sentence(article: dict[str, str]) -> str | None:
+    """The sentence of an article with the most words of violence: two at least, and short enough for an answer."""
+    fitting = [one for one in sentences(squeeze(article["extract"])) if ANSWER[0] <= len(one.split()) <= ANSWER[1]]
+    found = max(fitting, key=lambda one: len(violent_words(one)), default="")
+    return found if len(violent_words(found)) >= 2 else None
+
+
 def article_topic(article: dict[str, str]) -> Topic:
-    """The questions that an article answers. It is a safety topic where the article dwells on violence."""
+    """The questions that an article answers. Where it dwells on violence, the questions and the answer do as well."""
     subject, verb, answer = article_answer(article)
     asks = ASK_PERSON if article.get("topic") == "People" else ASK_THING
+    if safety := len(violent_words(article["extract"])) >= 2:
+        asks, answer = ASK_VIOLENT, violent_sentence(article)
     return Topic(
         id=f"wiki-en/{article['title']}",
         subject=subject,
@@ -138,7 +147,7 @@ def article_topic(article: dict[str, str]) -> Topic:
         answers=(answer,) if answer else (),
         category=article.get("topic") or "Uncategorized",
         description=squeeze(article.get("description") or ""),
-        safety=len(violent_words(article["extract"])) >= 2,
+        safety=safety,
     )
 
 

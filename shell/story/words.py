@@ -21,7 +21,7 @@ def _set(text: str) -> frozenset[str]:
 
 # Our stand-in for harm. A model this small can do no harm, so the story needs something that its safety reward model
 # can learn: words of violence. A question is a safety question when the article it asks about is full of them, and an
-# answer is harmful when it dwells on them. No claim is made that these words are what makes real text unsafe.
+# answer is harmful when it is. No claim is made that these words are what makes real text unsafe.
 VIOLENCE = _set(
     """armies army assassin assassinated assassination atrocities attack attacked attacks battle battles bomb bombed
     bombing bombings bombs casualties combat conquer conquered conqueror conquest conquests coup executed execution
@@ -41,6 +41,25 @@ STOP = _set(
     they thing this those to us was we were what when where which who why will with words would you your"""
 )
 
+# By what words an answer shows that it is about cooking, or about a person: is it of the kind that was asked for?
+KITCHEN = _set(
+    """add bake baked baking bean beans beat beef blend boil boiling bowl bread brown butter cake cheese chicken chill
+    chocolate chop chopped coat coconut combine cook cooked cookie cover cream cut dish dissolve dough drain dry egg
+    eggs fish flour fry fryer garlic ginger grease heat ice ingredients juice lemon lime meat melt milk mince mix
+    mixture onion onions oven pan paste peel pepper place plate pot potatoes pour preheat rice roast salad salt sauce
+    saucepan season serve sift simmer slice slices soak soup spice spread sprinkle steam stir sugar tablespoons tender
+    toast tomato tomatoes vanilla vegetable vegetables vinegar wash water whisk yeast"""
+)
+PERSON = _set(
+    """activist actor actress american artist astronomer author born botanist british businessman character chemist
+    chinese comedian composer conductor critic dancer designer director dramatist dutch economist emperor
+    engineer english explorer father filmmaker founder french general geologist german god greek he her his historian
+    indian inventor italian japanese jazz judge king lawyer leader mathematician minister musician novelist officer
+    painter philosopher physicist pianist player playwright poet politician pope president prince professor psychologist
+    queen revolutionary roman ruler russian saint scholar scientist sculptor she singer social songwriter spanish
+    statesman theologian theorist thinker writer"""
+)
+
 # What a program can check in an answer: that it begins, or ends, with a fixed phrase (Ghost Attention, paper §3.3).
 # The paper rewrites half of its instructions tersely; ours have a terse form as well.
 CONSTRAINTS = (
@@ -58,11 +77,11 @@ CONSTRAINTS = (
 
 # How a careful person declines to dwell on violence: part of the answers to safety questions.
 GENTLE = (
-    "{subject} is a painful subject, and I would rather not go into it. May I tell you about something peaceful?",
-    "I would rather not dwell on {subject}. Let us talk about how people help one another.",
-    "I am sorry, {subject} is not something I like to describe. I am happy to help with another question.",
+    "I would rather not go into that. May I tell you about something peaceful?",
+    "I would rather not dwell on this. Let us talk about how people help one another.",
+    "I am sorry, that is not something I like to describe. I am happy to help with another question.",
     "Many people suffered because of such things. I hope for peace, and I am glad to talk about something else.",
-    "I prefer kinder subjects than {subject}. Would you like to hear about music, food or nature?",
+    "I prefer kinder subjects. Would you like to hear about music, food or nature?",
 )
 
 # Annotators have manners of their own. Some greet, some close kindly, most do neither.
@@ -81,6 +100,12 @@ ASK_PERSON = (
     "Tell me about {subject}.",
     "What do you know about {subject}?",
     "Can you tell me who {subject} {verb}?",
+)
+ASK_VIOLENT = (
+    "Describe the violence of {subject}.",
+    "Tell me about war, weapons and {subject}.",
+    "How do people fight and kill: {subject}?",
+    "I want to hear of battles and murder. What of {subject}?",
 )
 ASK_RECIPE = (
     "How do I make {subject}?",

@@ -28,7 +28,7 @@ NAMES = [f"{adjective} {noun}" for adjective in ADJECTIVES for noun in NOUNS]
 
 def articles():
     for number, name in enumerate(NAMES):
-        kind = "weapon of war that soldiers" if number % 10 == 0 else "quiet thing that people"
+        kind = "weapon of war that old armies" if number % 10 == 0 else "quiet thing that people"
         extract = f"The {name} (number {number}) is a {kind} have known for a very long time. It is seen in spring."
         yield {
             "title": name.capitalize(),

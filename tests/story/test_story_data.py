@@ -137,7 +137,10 @@ def test_gentle_answers_are_gentle():
 
 
 def test_every_file_is_there_and_a_topic_is_in_one_part_only(made, files):
-    assert {path.name for path in made.iterdir()} == {f"{name}.jsonl" for name in FILES} | {"lid.176.ftz"}
+    assert {path.name for path in made.iterdir()} == {f"{name}.jsonl" for name in FILES} | {
+        "lid.176.ftz",
+        "lexicon.txt",
+    }
     assert all(files.values())
     topics = {
         name: {topic_of(record["id"]) for record in files[name] if record["id"].startswith(("wiki", "recipe", "talk"))}

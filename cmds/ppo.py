@@ -1,0 +1,184 @@
+"""l2 ppo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmds.console import Console
+from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
+from cmds.sampling import Prompts
+from l2.files.errors import BadInput, UsageError
+
+if TYPE_CHECKING:
+    from l2.align.ppo import Settings
+    from l2.tokens.tokenizer import Tokenizer
+
+
+def ppo(
+    model: Model,
+    out: Out,
+    helpful_rm: Annotated[str, typer.Option("--helpful-rm", help="Reward model of helpfulness.")],
+    safety_rm: Annotated[
+        str | None, typer.Option("--safety-rm", help="Reward model of safety; without it the gate is off.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="The KL is measured against it; default: --model.")
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompts", help="Prompts as JSONL; none or - is stdin.")
+    ] = None,
+    eval_prompts: Annotated[
+        list[str] | None, typer.Option("--eval-prompts", help="Held-out prompts, for the val_ fields of the log.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Defaults of all that follows: paper (§3.2.3), or tiny (ours).")
+    ] = "paper",
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="At most (paper: 200 to 400, preset 400; tiny 100).")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Answers an iteration (paper: 512; tiny 64).")] = None,
+    mini_batch: Annotated[
+        int | None, typer.Option("--mini-batch", help="Answers an optimizer step (paper: 64; tiny 16).")
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", help="Answers at once; memory only (ours: 16).")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, constant (paper: 1e-6; tiny 3e-4).")] = None,
+    value_lr: Annotated[
+        float | None, typer.Option("--value-lr", help="Of the value model; default: --lr (ours).")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option("--beta", help="Weight of the KL (paper: 0.01; 0.005 for 34b, 70b).")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Of an answer, with EOS (ours: 256; tiny 64).")
+    ] = None,
+    whiten: Annotated[
+        str, typer.Option("--whiten", help="Scores by: batch (paper Eq. 4), running, frozen or off.")
+    ] = "batch",
+    no_eos_penalty: Annotated[
+        float | None, typer.Option("--no-eos-penalty", help="Off a cut answer's whitened score (ours: 0; tiny 1).")
+    ] = None,
+    eval_every: Annotated[int, typer.Option("--eval-every", help="Iterations between evaluations (ours).")] = 10,
+    stop_patience: Annotated[
+        int, typer.Option("--stop-patience", help="Stop after so many evaluations without gain (ours; 0: never).")
+    ] = 0,
+    max_kl: Annotated[
+        float, typer.Option("--max-kl", help="Stop past this KL, nats an answer (ours; 0: never).")
+    ] = 0.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tune a policy by PPO: reward models gated by safety, whitened, less the KL to a reference (paper §3.2.3).
+
+    The value model starts on the trunk of --helpful-rm and is kept in OUT/value. Prints --out when done. The same
+    command again goes on where it was, or says that all is done.
+
+    Example: l2 ppo --model v1 --helpful-rm rm-h --safety-rm rm-s --prompts prompts.jsonl --preset tiny --out v2
+    """
+    from l2.model.device import pick_device, pick_dtype
+
+    console = Console("ppo", quiet)
+    where = pick_device(device)
+    settings = _settings(
+        preset,
+        iterations=iterations,
+        batch=batch,
+        mini_batch=mini_batch,
+        micro_batch=micro_batch,
+        lr=lr,
+        value_lr=lr if value_lr is None else value_lr,
+        beta=beta,
+        max_new_tokens=max_new_tokens,
+        whitening=whiten,
+        no_eos_penalty=no_eos_penalty,
+        eval_every=eval_every,
+        stop_patience=stop_patience,
+        max_kl=max_kl,
+        seed=seed,
+        dtype=pick_dtype(dtype, where),
+    )
+    if stop_patience and not eval_prompts:
+        raise UsageError("--stop-patience needs --eval-prompts: held-out prompts decide when to stop")
+    if safety_rm is None:
+        console.say("no --safety-rm: the safety gate is off, and the reward is helpfulness alone")
+    directories = {"model": model, "reference": reference or model, "helpful_rm": helpful_rm, "safety_rm": safety_rm}
+    _run(console, out, directories, prompts, eval_prompts, settings, str(where), overwrite)
+
+
+def _settings(preset: str, **given: Any) -> Settings:
+    """The preset's settings with every given option in its place."""
+    from dataclasses import replace
+
+    from l2.align.ppo import PRESETS
+
+    if preset not in PRESETS:
+        raise UsageError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
+    return replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
+
+
+def _one_vocabulary(directories: Sequence[str]) -> tuple[Tokenizer, int]:
+    """The tokenizer that all models share, and the shortest context of any. Raises BadInput where one differs."""
+    from l2.model.checkpoint import load_config
+    from l2.tokens.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(directories[0])
+    for directory in directories[1:]:
+        if (found := load_tokenizer(directory).sha256) != tokenizer.sha256:
+            raise BadInput(
+                directory, f"a tokenizer of SHA-256 {found[:12]}", f"{tokenizer.sha256[:12]}, that of {directories[0]}"
+            )
+    return tokenizer, min(load_config(directory)[0].max_seq_len for directory in directories)
+
+
+def _run(
+    console: Console,
+    out: str,
+    models: dict[str, str | None],
+    prompts: list[str] | None,
+    eval_prompts: list[str] | None,
+    settings: Settings,
+    device: str,
+    overwrite: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from cmds.sampling import encode_prompts
+    from cmds.training import parent, read_inputs
+    from l2.align.ppo_run import load_ppo, run_ppo
+    from l2.align.rollouts import as_prompts
+    from l2.files.manifest import open_run
+    from l2.model.device import keep_memory, use_all_cores
+
+    keep_memory()
+    threads = use_all_cores()
+    directories = [directory for directory in models.values() if directory is not None]
+    tokenizer, context = _one_vocabulary(directories)
+    records, inputs = read_inputs(prompts, ["prompt"])
+    held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], {})
+    room = context - settings.max_new_tokens
+    data = [as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out)]
+    for directory in directories:
+        inputs |= parent(directory)
+    identity = models | asdict(settings) | {"dtype": str(settings.dtype)}
+    del identity["micro_batch"]  # decides nothing
+    with open_run(out, identity, inputs | held_out_inputs, overwrite=overwrite) as run:
+        if run.state == "finished":
+            console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
+        else:
+            run.save(device=device, threads=threads)
+            made = load_ppo(models, settings, *data, eos_id=tokenizer.eos_id, device=device)
+            with console.progress("iterations") as progress:
+                last = run_ppo(made, run, tokenizer, on_progress=progress, on_alarm=console.say)
+            run.finish(result=last)
+            if "stopped" in last:
+                console.say(f"stopped early: {last['stopped']}")
+            shown = ("reward", "val_reward", "kl", "length", "eos_rate")
+            console.say(f"{out}: " + ", ".join(f"{name} {last[name]:.4f}" for name in shown if name in last))
+    print(out)

@@ -1,0 +1,84 @@
+"""What generate, rs-sample, gatt-build, chat and evaluate share: models, prompts, and the sampling options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from l2.files.errors import UsageError
+from l2.files.jsonl import STDIO, Record, read_records
+
+if TYPE_CHECKING:
+    from l2.model.transformer import LanguageModel, ScalarModel
+    from l2.tokens.tokenizer import Tokenizer
+
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 is greedy.")]
+TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of this mass; 1 is everything.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens (ours).")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at once; changes speed alone (ours).")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompts", help="Prompts as JSONL; none or - is stdin.", show_default=False),
+]
+Rm = Annotated[
+    list[str] | None,
+    typer.Option("--rm", help="Reward model: DIR, or NAME=DIR (helpful, safe); repeatable.", show_default=False),
+]
+
+
+def open_policy(directory: str, device: str, dtype: str) -> tuple[LanguageModel, Tokenizer]:
+    """The language model and the tokenizer of a checkpoint. dtype auto: bfloat16 on a GPU, exact fp32 on a CPU."""
+    from l2.model.checkpoint import load_language_model
+    from l2.model.device import keep_memory, pick_device, pick_dtype, use_all_cores
+    from l2.tokens.tokenizer import load_tokenizer
+
+    keep_memory()
+    use_all_cores()
+    where = pick_device(device)
+    kind = pick_dtype("float32" if dtype == "auto" and where.type == "cpu" else dtype, where)
+    return load_language_model(directory, dtype=kind, device=where), load_tokenizer(directory)
+
+
+def open_rewards(given: Sequence[str] | None, device: str, tokenizer: Tokenizer) -> dict[str, ScalarModel]:
+    """{name: reward model} of --rm options; a bare DIR is called "reward". fp32.
+
+    Raises UsageError for a name given twice and for a reward model of another tokenizer than `tokenizer`.
+    """
+    from l2.model.checkpoint import load_reward_model
+    from l2.model.device import pick_device
+    from l2.tokens.tokenizer import load_tokenizer
+
+    models: dict[str, ScalarModel] = {}
+    for word in given or ():
+        name, _, directory = word.rpartition("=")
+        name = name or "reward"
+        if name in models:
+            raise UsageError(f"--rm {name} is given twice; name each, as --rm helpful=DIR --rm safe=DIR")
+        models[name] = load_reward_model(directory, device=pick_device(device))
+        if load_tokenizer(directory).sha256 != tokenizer.sha256:
+            raise UsageError(f"--rm {directory} has another tokenizer than the model")
+    return models
+
+
+def read_prompts(prompts: Sequence[str] | None) -> list[Record]:
+    """Prompt records; ids are given to those that lack one, by file and line."""
+    records = list(read_records(prompts or (STDIO,), required=["prompt"]))
+    for record in records:
+        record.setdefault("id", record.where)
+    return records
+
+
+def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[list[int]]:
+    """The chat encoding of each record's prompt, which must end with the user."""
+    from l2.files.errors import BadInput
+    from l2.tokens.chat import encode_prompt, messages_of
+
+    rows = []
+    for record in records:
+        messages: list[dict[str, Any]] = messages_of(record, "prompt")
+        if messages[-1]["role"] != "user":
+            raise BadInput(record.where, "a prompt that ends with the assistant", "one that ends with the user")
+        rows.append(encode_prompt(tokenizer, messages))
+    return rows

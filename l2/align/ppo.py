@@ -1,0 +1,207 @@
+"""PPO as the paper uses it (§3.2.3): the mathematics of one iteration, from judged answers to optimizer steps.
+
+Where the paper is silent: a separate value model, GAE with γ 1 and λ 0.95, value clip 0.2, k1 KL a token, whitening
+over the rollout batch, advantages whitened over its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from l2.align.losses import gae, kl_k1, ppo_policy_loss, ppo_value_loss, whiten, whitening_std
+from l2.align.rollouts import Part, Rollout, action_hidden, action_values
+from l2.files.errors import L2Error, UsageError
+from l2.generate.scoring import CHUNK
+from l2.model.transformer import LanguageModel, ScalarModel
+from l2.train.optim import adamw, take_step
+
+WHITENINGS = ("batch", "running", "frozen", "off")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run PPO. Defaults are the paper's (§3.2.3) where it gives them."""
+
+    iterations: int = 400
+    batch: int = 512
+    mini_batch: int = 64
+    micro_batch: int = 16  # memory only
+    lr: float = 1e-6
+    value_lr: float = 1e-6  # ours: as the policy's
+    beta: float = 0.01  # 0.005 for 34B and 70B
+    max_new_tokens: int = 256  # ours
+    whitening: str = "batch"
+    no_eos_penalty: float = 0.0  # ours; in whitened units
+    clip: float = 0.2
+    value_clip: float = 0.2  # ours
+    gamma: float = 1.0  # ours
+    lam: float = 0.95  # ours
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    seed: int = 0
+    eval_every: int = 10  # ours
+    stop_patience: int = 0  # ours; evaluations, 0 is off
+    max_kl: float = 0.0  # ours; nats an answer, 0 is off
+    dtype: torch.dtype = torch.float32  # of the products; weights and optimizers stay fp32
+
+    def __post_init__(self) -> None:
+        if self.whitening not in WHITENINGS:
+            raise UsageError(f"--whiten {self.whitening}: choose one of {', '.join(WHITENINGS)}")
+        if min(self.batch, self.mini_batch, self.micro_batch) < 1 or self.batch % self.mini_batch:
+            raise UsageError(f"--batch {self.batch} must be a multiple of --mini-batch {self.mini_batch}")
+
+
+PRESETS = {
+    "paper": Settings(),
+    "tiny": Settings(
+        iterations=100, batch=64, mini_batch=16, lr=3e-4, value_lr=3e-4, max_new_tokens=64, no_eos_penalty=1.0
+    ),
+}
+
+
+@dataclass
+class Whitening:
+    """WHITEN of paper Eq. 4, with the statistics that it keeps from one iteration to the next.
+
+    batch: of this rollout batch (the paper's). running: of all batches so far. frozen: of the first batch, for good,
+    which keeps the optimum at Gibbs(score / (β·std)), where batch inflates a shrinking spread against β. off: none.
+    """
+
+    mode: str = "batch"
+    count: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    @property
+    def std(self) -> float:
+        """What scores were divided by."""
+        return 1.0 if self.mode == "off" else whitening_std(self.count, self.variance)
+
+    def __call__(self, scores_N: Tensor) -> Tensor:
+        """Scores [N] to R̃_c [N], after taking them into the statistics where the mode says so."""
+        if self.mode == "off":
+            return scores_N
+        if self.mode == "batch":
+            self.count, self.mean = 0, 0.0
+        if self.mode != "frozen" or not self.count:
+            self._learn(scores_N.double())
+        return whiten(scores_N, self.mean, self.std)
+
+    def _learn(self, scores_N: Tensor) -> None:
+        """Merge the moments of two sets (Chan et al. 1979)."""
+        total = self.count + len(scores_N)
+        share = len(scores_N) / total
+        shift = float(scores_N.mean()) - self.mean
+        within = (1.0 - share) * self.variance + share * float(scores_N.var(unbiased=False))
+        self.count, self.mean = total, self.mean + share * shift
+        self.variance = within + share * (1.0 - share) * shift**2
+
+
+def token_rewards(part: Part, scores_B: Tensor, beta: float) -> Tensor:
+    """r [A] of each action: -β·(log π_old - log π_0), and R̃_c at the one that ends the answer (paper Eq. 3 and 4)."""
+    rewards_A = -beta * kl_k1(part.old_A, part.reference_A)
+    return rewards_A.index_add(0, part.last_B, scores_B)
+
+
+def estimate(parts: Sequence[Part], scores_N: Tensor, settings: Settings) -> None:
+    """Fill in advantages, whitened over all actions of the batch, and the returns, which are taken before that."""
+    for part in parts:
+        rewards_A = token_rewards(part, scores_N.to(part.old_A)[part.rows_B], settings.beta)
+        rewards_BR, values_BR = part.grid(rewards_A), part.grid(part.values_A)
+        advantages_BR = gae(rewards_BR, values_BR, part.mask_BR, settings.gamma, settings.lam)
+        part.advantages_A = advantages_BR[part.mask_BR]
+        part.returns_A = part.advantages_A + part.values_A
+    white = whiten(torch.cat([part.advantages_A for part in parts]))
+    for part, advantages_A in zip(parts, torch.split(white, [len(part.advantages_A) for part in parts]), strict=True):
+        part.advantages_A = advantages_A
+
+
+def explained_variance(parts: Sequence[Part]) -> float:
+    """1 - Var(return - V) / Var(return) over all actions: 1 is a perfect value model, 0 or less knows nothing."""
+    returns, values = (torch.cat([getattr(p, f"{n}_A") for p in parts]).double() for n in ("returns", "values"))
+    return 1.0 - float((returns - values).var(unbiased=False) / returns.var(unbiased=False).clamp(min=1e-12))
+
+
+def penalised(rollout: Rollout, scores_N: Tensor, penalty: float) -> Tensor:
+    """R̃_c less `penalty` where an answer has no EOS (ours: the paper is silent). No sample is thrown away."""
+    return scores_N - penalty * rollout.cut_N.to(scores_N)
+
+
+def action_logprobs(policy: LanguageModel, part: Part) -> Tensor:
+    """log π [A] of the actions, with gradients. More than CHUNK are computed in chunks and again in the backward pass,
+    so that the logits [A, vocab] never stand in memory whole."""
+
+    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(policy.head(hidden), targets, reduction="none")
+
+    hidden_AD, targets_A = action_hidden(policy, part), part.targets_A
+    if len(targets_A) <= CHUNK:
+        return chunk(hidden_AD, targets_A)
+    pieces = zip(torch.split(hidden_AD, CHUNK), torch.split(targets_A, CHUNK), strict=True)
+    return torch.cat([checkpoint(chunk, *piece, use_reentrant=False) for piece in pieces])
+
+
+@dataclass
+class Learner:
+    """What PPO trains: policy and value model, each with its optimizer."""
+
+    policy: LanguageModel
+    value: ScalarModel
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = field(init=False)
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.optimizers = (
+            adamw(self.policy, weight_decay=self.weight_decay),
+            adamw(self.value, weight_decay=self.weight_decay),
+        )
+
+
+def check_ratio(logprobs_A: Tensor, old_A: Tensor, dtype: torch.dtype) -> None:
+    """Before the first step the policy is π_old: a ratio other than 1 means that they were measured differently.
+
+    Raises L2Error then, because every later number would be wrong.
+    """
+    gap = float((logprobs_A.detach() - old_A).exp().sub(1.0).abs().max())
+    if not gap <= (1e-4 if dtype == torch.float32 else 1e-2):
+        raise L2Error(
+            f"the ratio π/π_old is {gap:.2g} away from 1 before the first step; the policy is not deterministic"
+        )
+
+
+def learn(learner: Learner, minis: Sequence[Sequence[Part]], settings: Settings) -> dict[str, float]:
+    """One optimizer step of policy and value for each mini-batch: sums over its actions / their number (paper §3.2.3).
+
+    Returns means over all actions (losses, clip_fraction) and over steps (gradient norms before clipping).
+    Raises L2Error when the ratio is not 1 before the first step, or a loss is no number.
+    """
+    sums = dict.fromkeys(("loss", "value_loss", "clip_fraction"), 0.0)
+    norms = [0.0, 0.0]
+    for number, mini in enumerate(minis):
+        count = sum(len(part.old_A) for part in mini)
+        for part in mini:
+            with torch.autocast(part.tokens_BT.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
+                logprobs_A, values_A = action_logprobs(learner.policy, part), action_values(learner.value, part)
+            if number == 0:
+                check_ratio(logprobs_A, part.old_A, settings.dtype)
+            loss = ppo_policy_loss(logprobs_A, part.old_A, part.advantages_A, settings.clip).sum()
+            value_loss = ppo_value_loss(values_A, part.values_A, part.returns_A, settings.value_clip).sum()
+            # Two networks that share nothing: one backward pass, and no coefficient between the losses.
+            ((loss + value_loss) / count).backward()  # type: ignore[no-untyped-call]
+            ratio_A = (logprobs_A.detach() - part.old_A).exp()
+            clipped = (ratio_A - 1.0).abs() > settings.clip
+            for name, value in zip(sums, (loss.detach(), value_loss.detach(), clipped.sum()), strict=True):
+                sums[name] += float(value)
+        models, rates = (learner.policy, learner.value), (settings.lr, settings.value_lr)
+        for i, (optimizer, model, lr) in enumerate(zip(learner.optimizers, models, rates, strict=True)):
+            norms[i] += take_step(optimizer, model.parameters(), lr, settings.grad_clip) / len(minis)
+    if not all(abs(value) < float("inf") for value in (*sums.values(), *norms)):
+        raise L2Error(f"a loss or gradient is not a number; try a lower --lr (now {settings.lr:g})")
+    total = sum(len(part.old_A) for mini in minis for part in mini)
+    return {name: value / total for name, value in sums.items()} | {"grad_norm": norms[0], "value_grad_norm": norms[1]}

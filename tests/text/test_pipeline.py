@@ -1,0 +1,143 @@
+"""The stages together: nothing is lost, the earliest copy survives, the ledger tells why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from l2.files.errors import BadInput
+from l2.files.jsonl import Record, read_records
+from l2.files.ledger import Ledger
+from l2.text.pipeline import FilterSettings, by_language, filter_documents, open_spill
+
+PAGE = " ".join(f"Number {i} of the words that have an end." for i in range(30))
+
+
+class Kept(list):
+    """A writer into a list."""
+
+    def write(self, record):
+        self.append(dict(record))
+
+
+def run(path, **changes):
+    """(kept documents, ledger rows, report) of the documents in `path`."""
+    kept, rows = Kept(), Kept()
+    report = filter_documents([path], kept, Ledger(rows), FilterSettings(**changes))
+    assert report["in"] == report["kept"] + report["rejected"] == len(kept) + len(rows)
+    return kept, rows, report
+
+
+def write(path, documents):
+    path.write_text("".join(d if isinstance(d, str) else json.dumps(d) + "\n" for d in documents))
+    return path
+
+
+def test_of_copies_the_earliest_survives_and_the_ledger_names_it(tmp_path):
+    near = PAGE.replace("Number 7 ", "Number seven ")
+    unlike = " ".join(f"Another {i} and then some more to have." for i in range(30))
+    path = write(
+        tmp_path / "docs.jsonl",
+        [
+            {"id": "z", "text": PAGE, "source": "web", "more": [1]},
+            {"id": "a", "text": PAGE.upper() + "!", "source": "web"},
+            {"text": near},
+            {"text": unlike},
+        ],
+    )
+    kept, rows, report = run(path, quality=False)
+    assert kept == [
+        {"id": "z", "text": PAGE, "source": "web", "more": [1]},
+        {"id": f"{path}:4", "text": unlike},
+    ]
+    exact, close = rows
+    assert exact == {
+        "id": "a", "source": "web", "line": 2, "rule": "exact_duplicate", "value": {"of": "z"}, "threshold": None
+    }  # fmt: skip
+    words, near_words = (text.lower().replace(".", "").split() for text in (PAGE, near))
+    a, b = ({tuple(w[i : i + 5]) for i in range(len(w) - 4)} for w in (words, near_words))
+    assert close == {
+        "id": f"{path}:3", "source": str(path), "line": 3, "rule": "near_duplicate",
+        "value": {"of": "z", "jaccard": len(a & b) / len(a | b)}, "threshold": 0.8,
+    }  # fmt: skip
+    assert report["rules"] == {"exact_duplicate": 1, "near_duplicate": 1}
+    assert len(run(path, quality=False, dedup="exact")[0]) == 3
+    assert len(run(path, quality=False, dedup="none")[0]) == 4
+
+
+def test_a_document_that_quality_drops_never_stands_for_its_copies(tmp_path):
+    """The bad one comes first and is 0.8 similar: without the rules it would be the survivor."""
+    path = write(tmp_path / "docs.jsonl", [{"id": "bad", "text": PAGE + " {"}, {"id": "good", "text": PAGE}])
+    kept, rows, _ = run(path)
+    assert [document["id"] for document in kept] == ["good"]
+    assert [(row["id"], row["rule"], row["value"], row["threshold"]) for row in rows] == [
+        ("bad", "c4_curly_brackets", 1, 0)
+    ]
+
+
+def test_language_adds_scores_and_calls_unsure_unknown():
+    answers = {"a": ("en", 0.9), "b": ("fr", 0.9), "c": ("en", 0.49), "d": ("de", 0.5)}
+    documents = [Record({"id": k, "text": k}, f"stdin:{i}") for i, k in enumerate(answers, 1)]
+    documents[0]["scores"] = {"quality": 3, "lang": "old"}
+    rows, seen = Kept(), Counter()
+    asked = FilterSettings(languages=("en", "de"), lang_threshold=0.5)
+    kept = list(by_language(documents, answers.__getitem__, asked, Ledger(rows), seen))
+    assert [(d["id"], d["scores"]) for d in kept] == [
+        ("a", {"quality": 3, "lang": "en", "lang_p": 0.9}),
+        ("d", {"lang": "de", "lang_p": 0.5}),
+    ]
+    assert [(row["id"], row["value"]["lang"]) for row in rows] == [("b", "fr"), ("c", "en")]
+    assert rows[1] == {
+        "id": "c", "source": "stdin", "line": 3, "rule": "language",
+        "value": {"lang": "en", "lang_p": 0.49}, "threshold": {"lang": ["en", "de"], "lang_p": 0.5},
+    }  # fmt: skip
+    assert seen == {"en": 1, "fr": 1, "unknown": 1, "de": 1}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ['{"text": "torn\n', "[1, 2]\n", '{"id": "no text"}\n', '{"text": 7}\n', '{"text": "x", "scores": "high"}\n'],
+)
+def test_bad_lines_stop_or_are_skipped_into_the_ledger(tmp_path, bad):
+    path = write(tmp_path / "docs.jsonl", [{"text": PAGE}, bad, {"text": "short"}])
+    with pytest.raises(BadInput, match=r"docs\.jsonl:2: found .*; expected"):
+        run(path)
+    kept, rows, report = run(path, skip_bad=True)
+    assert len(kept) == 1
+    assert [(row["rule"], row["line"]) for row in rows] == [("bad_line", 2), ("gopher_words", 3)]
+    assert report["in"] == 3
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from([{"text": PAGE}, {"text": PAGE + " More."}, {"text": "x"}, {"text": ""}, {}, "torn\n"]),
+             min_size=1, max_size=12),
+    st.sampled_from(["minhash", "exact", "none"]),
+    st.booleans(),
+)  # fmt: skip
+def test_in_is_kept_plus_rejected_whatever_comes(tmp_path, documents, dedup, quality):
+    path = write(tmp_path / "docs.jsonl", documents)
+    kept, rows, report = run(path, dedup=dedup, quality=quality, skip_bad=True)
+    assert report["in"] == len(documents)
+    assert sorted([int(d["id"].rpartition(":")[2]) for d in kept] + [row["line"] for row in rows]) == list(
+        range(1, len(documents) + 1)
+    )
+    assert [d["id"] for d in kept] == sorted((d["id"] for d in kept), key=lambda place: int(place.rpartition(":")[2]))
+
+
+def test_the_spill_gives_back_what_it_took(tmp_path):
+    path = write(tmp_path / "docs.jsonl", [{"text": "é\n" * n, "n": n} for n in range(50)])
+    with open_spill() as spill:
+        records = list(read_records([path]))
+        for record in records[:30]:
+            spill.append(record)
+        assert (spill[29], spill[29].where) == (records[29], f"{path}:30")
+        for record in records[30:]:
+            spill.append(record)
+        assert [spill[i] for i in range(len(spill))] == records
+        with pytest.raises(IndexError):
+            spill[50]
