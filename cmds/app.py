@@ -6,6 +6,7 @@ Settled here for all commands (design.md §3):
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -32,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
 MANY = {"--shards", "--val-shards", "--data", "--eval-data", "--prompts", "--task", "--pool"}
+
+
+class ClosedPipe(Exception):
+    """Nobody reads our stdout any more."""
 
 
 def help_text() -> str:
@@ -79,7 +84,16 @@ def run(name: str, argv: list[str]) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     module = importlib.import_module("cmds." + name.replace("-", "_"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(name=name)(getattr(module, name.replace("-", "_")))
+    function = getattr(module, name.replace("-", "_"))
+
+    @functools.wraps(function)
+    def command(**options: Any) -> None:
+        try:
+            function(**options)
+        except BrokenPipeError:
+            raise ClosedPipe from None  # typer would make an exit status of 1 out of it
+
+    app.command(name=name)(command)
     typer.main.get_command(app).main(args=spread(argv), prog_name=f"l2 {name}", standalone_mode=True)
 
 
@@ -116,7 +130,7 @@ def guarded(name: str, argv: list[str]) -> int:
         run(name, argv)
     except L2Error as error:
         return fail(name, str(error), error.status)
-    except BrokenPipeError:
+    except ClosedPipe:
         # The reader has seen enough. End as the signal would have ended us, after files were tidied up.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -27,9 +27,7 @@ def ppo(
     reference: Annotated[
         str | None, typer.Option("--reference", help="The KL is measured against it; default: --model.")
     ] = None,
-    prompts: Annotated[
-        list[str] | None, typer.Option("--prompts", help="Prompts as JSONL; none or - is stdin.")
-    ] = None,
+    prompts: Prompts = None,
     eval_prompts: Annotated[
         list[str] | None, typer.Option("--eval-prompts", help="Held-out prompts, for the val_ fields of the log.")
     ] = None,
@@ -37,14 +35,16 @@ def ppo(
         str, typer.Option("--preset", help="Defaults of all that follows: paper (§3.2.3), or tiny (ours).")
     ] = "paper",
     iterations: Annotated[
-        int | None, typer.Option("--iterations", help="At most (paper: 200 to 400, preset 400; tiny 100).")
+        int | None, typer.Option("--iterations", min=1, help="At most (paper: 200 to 400, preset 400; tiny 100).")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Answers an iteration (paper: 512; tiny 64).")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Answers an iteration (paper: 512; tiny 64).")
+    ] = None,
     mini_batch: Annotated[
-        int | None, typer.Option("--mini-batch", help="Answers an optimizer step (paper: 64; tiny 16).")
+        int | None, typer.Option("--mini-batch", min=1, help="Answers an optimizer step (paper: 64; tiny 16).")
     ] = None,
     micro_batch: Annotated[
-        int | None, typer.Option("--micro-batch", help="Answers at once; memory only (ours: 16).")
+        int | None, typer.Option("--micro-batch", min=1, help="Answers at once; memory only (ours: 16).")
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, constant (paper: 1e-6; tiny 3e-4).")] = None,
     value_lr: Annotated[
@@ -54,7 +54,7 @@ def ppo(
         float | None, typer.Option("--beta", help="Weight of the KL (paper: 0.01; 0.005 for 34b, 70b).")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Of an answer, with EOS (ours: 256; tiny 64).")
+        int | None, typer.Option("--max-new-tokens", min=1, help="Of an answer, with EOS (ours: 256; tiny 64).")
     ] = None,
     whiten: Annotated[
         str, typer.Option("--whiten", help="Scores by: batch (paper Eq. 4), running, frozen or off.")
@@ -62,7 +62,7 @@ def ppo(
     no_eos_penalty: Annotated[
         float | None, typer.Option("--no-eos-penalty", help="Off a cut answer's whitened score (ours: 0; tiny 1).")
     ] = None,
-    eval_every: Annotated[int, typer.Option("--eval-every", help="Iterations between evaluations (ours).")] = 10,
+    eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Iterations between evaluations (ours).")] = 10,
     stop_patience: Annotated[
         int, typer.Option("--stop-patience", help="Stop after so many evaluations without gain (ours; 0: never).")
     ] = 0,
@@ -71,7 +71,7 @@ def ppo(
     ] = 0.0,
     seed: Seed = 0,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,7 +102,8 @@ def ppo(
         stop_patience=stop_patience,
         max_kl=max_kl,
         seed=seed,
-        dtype=pick_dtype(dtype, where),
+        # exact fp32 on a CPU, where bfloat16 gains little here
+        dtype=pick_dtype("float32" if dtype == "auto" and where.type == "cpu" else dtype, where),
     )
     if stop_patience and not eval_prompts:
         raise UsageError("--stop-patience needs --eval-prompts: held-out prompts decide when to stop")

@@ -12,13 +12,15 @@ from cmds.options import Inputs, Quiet
 
 def tok_train(
     files: Inputs = None,
-    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Pieces (paper §2.2: 32,000).")] = 32_000,
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", min=260, help="Pieces, 259 of them fixed (paper §2.2: 32,000).")
+    ] = 32_000,
     output: Annotated[str, typer.Option("-o", "--output", help="The SentencePiece model.")] = "tokenizer.model",
     quiet: Quiet = False,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on documents: byte fallback, single digits, no normalisation (paper §2.2).
 
-    Prints the path of the model.
+    Prints the path of the model. The same documents give the same bytes.
 
     Example: l2 tok-train docs.jsonl --vocab-size 4096 -o tokenizer.model
     """

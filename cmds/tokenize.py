@@ -16,14 +16,15 @@ def tokenize(
     files: Inputs = None,
     name: Annotated[str, typer.Option("--name", help="Shards are called NAME-00000.bin, ...")] = "train",
     shard_tokens: Annotated[
-        int, typer.Option("--shard-tokens", help="Tokens a shard at most, under 2^31 (ours).")
+        int, typer.Option("--shard-tokens", min=1, max=2**31 - 1, help="Tokens a shard at most, under 2^31 (ours).")
     ] = 100_000_000,
-    jobs: Annotated[int, typer.Option("--jobs", help="Threads; the bytes are the same for any number.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Threads; the bytes are the same for any number.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Turn documents into token shards: BOS, tokens, EOS of each. Prints the paths of the shards.
 
-    A copy of the tokenizer is put beside them, so that pretrain needs nothing else.
+    A document is never split, so one longer than --shard-tokens makes a longer shard. A copy of the tokenizer is put
+    beside the shards, so that pretrain needs nothing else.
 
     Example: l2 tokenize docs.jsonl --tokenizer tokenizer.model --out data
     """

@@ -42,7 +42,6 @@ class Settings:
     value_clip: float = 0.2  # ours
     gamma: float = 1.0  # ours
     lam: float = 0.95  # ours
-    weight_decay: float = 0.1
     grad_clip: float = 1.0
     seed: int = 0
     eval_every: int = 10  # ours
@@ -154,13 +153,9 @@ class Learner:
     policy: LanguageModel
     value: ScalarModel
     optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = field(init=False)
-    weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        self.optimizers = (
-            adamw(self.policy, weight_decay=self.weight_decay),
-            adamw(self.value, weight_decay=self.weight_decay),
-        )
+        self.optimizers = adamw(self.policy), adamw(self.value)
 
 
 def check_ratio(logprobs_A: Tensor, old_A: Tensor, dtype: torch.dtype) -> None:

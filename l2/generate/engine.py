@@ -38,7 +38,7 @@ class Completion:
 
 def prompt_key(identity: str | int) -> int:
     """A stable 64-bit number for a prompt's id or text: the same prompt draws the same answers in any batch."""
-    return xxhash.xxh3_64_intdigest(str(identity))
+    return xxhash.xxh3_64_intdigest(str(identity).encode())
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

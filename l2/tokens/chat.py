@@ -54,7 +54,7 @@ def as_messages(prompt: str | Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def check_messages(messages: Any, where: str) -> list[dict[str, Any]]:
-    """Messages as dicts. Raises BadInput for a role out of turn, content that is no text, or a forged tag."""
+    """Messages as dicts. Raises BadInput for a role out of turn, no text, a bad weight or a forged tag."""
     if not isinstance(messages, list) or not messages:
         raise BadInput(where, f"messages {messages!r:.60}", "a list of {role, content}")
     expected = "system or user"
@@ -65,7 +65,9 @@ def check_messages(messages: Any, where: str) -> list[dict[str, Any]]:
         if role not in expected.split(" or "):
             raise BadInput(where, f"role {role!r}", f"{expected}: user and assistant take turns")
         if tag := next((tag for tag in TAGS if tag in message["content"]), None):
-            raise BadInput(where, f"the tag {tag} inside a {role} message", "content without Llama 2's own tags")
+            raise BadInput(where, f"the tag {tag} in a message of the {role}", "content without Llama 2's own tags")
+        if message.get("weight", 1) not in (0, 1):
+            raise BadInput(where, f"weight {message['weight']!r}", "0 or 1")
         expected = "assistant" if role == "user" else "user"
     if all(message["role"] == "system" for message in messages):
         raise BadInput(where, "a system message alone", "a user message after it")
@@ -101,20 +103,23 @@ def encode_dialog(tokenizer: Tokenizer, messages: Sequence[Message]) -> EncodedD
     ids: list[int] = []
     learn: list[bool] = []
     for user, answer in _turns(messages):
-        prompt = [tokenizer.bos_id, *tokenizer.encode(f"{B_INST} {user} {E_INST}")]
+        prompt = f"{B_INST} {user} {E_INST}"
         if answer is None:
-            ids += prompt
-            learn += [False] * len(prompt)
-            continue
-        text = f"{B_INST} {user} {E_INST} {str(answer['content']).strip()} "
-        turn = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
-        # "[/INST]" ends at a space, and no SentencePiece piece spans one: the prompt's ids are a prefix.
-        assert turn[: len(prompt)] == prompt, "the tokenizer has pieces that span a space"
+            turn = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+            learned = [False] * len(turn)
+        else:
+            # The whole turn is encoded at once, and what ends behind the prompt is the answer.
+            pieces, ends = tokenizer.encode_with_ends(f"{prompt} {str(answer['content']).strip()} ")
+            weight = bool(answer.get("weight", 1))
+            turn = [tokenizer.bos_id, *pieces, tokenizer.eos_id]
+            learned = [False, *(weight and end > len(prompt) for end in ends), weight]
         ids += turn
-        learn += [False] * len(prompt) + [bool(answer.get("weight", 1))] * (len(turn) - len(prompt))
+        learn += learned
     return EncodedDialog(ids, learn)
 
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids of messages that end with the user: what a model continues with its answer."""
+    """Ids of messages that end with the user: what a model continues with its answer. Raises BadInput for others."""
+    if messages[-1]["role"] != "user":
+        raise BadInput("prompt", "messages that end with an answer", "messages that end with the user")
     return encode_dialog(tokenizer, messages).ids

@@ -6,6 +6,8 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,24 +17,38 @@ if TYPE_CHECKING:
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Best-fit decreasing: rows of indices into `lengths` whose sum is at most `capacity`.
 
-    Each sequence goes, longest first, into the fullest row that still has room. Deterministic, O(n log n).
-    Raises UsageError for a sequence longer than `capacity`.
+    Each sequence goes, longest first, into the fullest row that still has room. Deterministic, O(n log n) for a
+    given capacity. Raises UsageError for a sequence longer than `capacity`.
     """
     rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (room left, row), sorted
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    rooms: list[int] = []  # how much room rows have left: each amount once, ascending
+    rows_with: dict[int, list[int]] = {}  # room left: the rows that have it
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
         if length > capacity:
-            raise UsageError(f"a sequence of {length} tokens does not fit into {capacity}")
-        at = bisect_left(free, (length, -1))
-        if at == len(free):
+            raise UsageError(f"a sequence of {length:,} tokens does not fit into {capacity:,}")
+        at = bisect_left(rooms, length)
+        if at == len(rooms):
             room, row = capacity, len(rows)
             rows.append([])
         else:
-            room, row = free.pop(at)
+            room = rooms[at]
+            row = rows_with[room].pop()
+            if not rows_with[room]:
+                del rooms[at]
         rows[row].append(index)
-        insort(free, (room - length, row))
+        left = rows_with.setdefault(room - length, [])
+        if not left:
+            insort(rooms, room - length)
+        left.append(row)
     return rows
+
+
+def row_layout(lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions, from 0 in each sequence, and segments, from 1 on, of a row of sequences; both int64 [sum]."""
+    counts = np.asarray(lengths, dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) - np.repeat(starts, counts), np.repeat(np.arange(1, len(counts) + 1), counts)
 
 
 def document_mask(segments_BT: Tensor) -> Tensor:

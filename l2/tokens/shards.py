@@ -6,16 +6,19 @@ llm.c leaves zero, say what the tokens are.
 
 from __future__ import annotations
 
+import glob
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 
 from l2.files.atomic import atomic_file, write_atomic
-from l2.files.errors import BadInput, L2Error
+from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.tokens.tokenizer import MODEL_FILE, Tokenizer
@@ -23,67 +26,71 @@ from l2.tokens.tokenizer import MODEL_FILE, Tokenizer
 HEADER_WORDS = 256
 HEADER_BYTES = 4 * HEADER_WORDS
 MAX_TOKENS = 2**31 - 1  # the count is an int32
-# (magic, version, numpy type) of the two llm.c formats.
-FORMATS = {2: (20240520, 1, np.dtype("<u2")), 4: (20240801, 7, np.dtype("<u4"))}
+# Bytes a token: (magic, version, numpy type) of the two llm.c formats, in words 0 and 1. Word 2 counts the tokens.
+FORMATS: dict[int, tuple[int, int, np.dtype[Any]]] = {
+    2: (20240520, 1, np.dtype("<u2")),
+    4: (20240801, 7, np.dtype("<u4")),
+}
+W_VERSION = 3  # of the words from here on: OUR_VERSION, or 0 in a file of llm.c
+W_BYTES = 4  # bytes a token
+W_DOCUMENTS = 5  # how many
+W_BOS = 6  # the id that starts each of them
+W_VOCAB = 7  # vocabulary size
+W_TOKENIZER = slice(8, 16)  # SHA-256 of tokenizer.model
+W_CHECKSUM = slice(16, 18)  # xxh3_64 of the tokens' bytes
 OUR_VERSION = 1
-# Our words: version, bytes a token, documents, BOS id, vocabulary size, SHA-256 of tokenizer.model, xxh3_64 of tokens.
-W_VERSION, W_BYTES, W_DOCUMENTS, W_BOS, W_VOCAB, W_TOKENIZER, W_CHECKSUM = 3, 4, 5, 6, 7, 8, 16
 BATCH = 256  # documents encoded at once
 
 
-@dataclass(frozen=True)
 class Shard:
-    """An opened shard. `tokens` is mapped, not read; a llm.c file has an empty `tokenizer_sha256` and `checksum`."""
+    """An opened shard. `tokens` [token_count] is mapped, not read.
 
-    path: Path
-    tokens: np.ndarray
-    documents: int
-    vocab_size: int
-    tokenizer_sha256: str
-    checksum: str
+    A file of llm.c says nothing of its origin: `documents`, `bos_id` and `vocab_size` are 0, the hashes empty.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Open and check the header against the file's size. Raises L2Error when missing, BadInput when broken."""
-        path = Path(path)
-        if not path.is_file():
+        """Check the header against the file's size. Raises L2Error when the file is missing, BadInput when broken."""
+        self.path = Path(path)
+        if not self.path.is_file():
             raise L2Error(f"{path}: no such file")
-        size = path.stat().st_size
-        words = np.fromfile(path, "<i4", HEADER_WORDS)
-        form = next((f for f in FORMATS.values() if len(words) == HEADER_WORDS and tuple(words[:2]) == f[:2]), None)
-        if form is None:
-            raise BadInput(str(path), f"a file that starts with {words[:2].tolist()}", "a token shard (.bin)")
-        count, dtype = int(words[2]), form[2]
-        expected = HEADER_BYTES + count * dtype.itemsize
+        words = np.fromfile(self.path, "<i4", HEADER_WORDS)
+        dtype = next((dtype for *form, dtype in FORMATS.values() if words[:2].tolist() == form), None)
+        if dtype is None or len(words) < HEADER_WORDS:
+            found = f"a file of {self.path.stat().st_size:,} bytes that starts with {words[:2].tolist()}"
+            raise BadInput(str(path), found, "a token shard (.bin)")
+        version, count = int(words[W_VERSION]), int(words[2])
+        if version not in (0, OUR_VERSION):
+            raise BadInput(str(path), f"header version {version}", f"{OUR_VERSION}; a newer l2 wrote it")
+        size, expected = self.path.stat().st_size, HEADER_BYTES + count * dtype.itemsize
         if size != expected:
-            raise BadInput(str(path), f"{size:,} bytes", f"{expected:,} for the {count:,} tokens its header counts")
-        ours = int(words[W_VERSION]) == OUR_VERSION
-        tokens = np.memmap(path, dtype, "r", HEADER_BYTES, (count,)) if count else np.empty(0, dtype)
-        values = {
-            "path": path,
-            "tokens": tokens,
-            "documents": int(words[W_DOCUMENTS]),
-            "vocab_size": int(words[W_VOCAB]),
-            "tokenizer_sha256": words[W_TOKENIZER : W_TOKENIZER + 8].tobytes().hex() if ours else "",
-            "checksum": words[W_CHECKSUM : W_CHECKSUM + 2].tobytes().hex() if ours else "",
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def token_count(self) -> int:
-        """How many tokens it holds."""
-        return len(self.tokens)
+            cut = " (truncated)" if size < expected else ""
+            raise BadInput(str(path), f"{size:,} bytes{cut}", f"{expected:,} for the {count:,} tokens in its header")
+        self.token_count = count
+        self.documents, self.bos_id, self.vocab_size = (int(words[w]) for w in (W_DOCUMENTS, W_BOS, W_VOCAB))
+        self.tokenizer_sha256 = words[W_TOKENIZER].tobytes().hex() if version else ""
+        self.checksum = words[W_CHECKSUM].tobytes()[::-1].hex() if version else ""
+        # An empty range of a file can't be mapped.
+        self.tokens: np.ndarray = (
+            np.memmap(self.path, dtype, "r", HEADER_BYTES, (count,)) if count else np.empty(0, dtype)
+        )
 
     def verify(self) -> None:
-        """Read all tokens and compare their checksum with the header's. Raises BadInput when they differ."""
+        """Read all tokens and compare their checksum, where the header has one. Raises BadInput when they differ."""
         found = checksum_of(self.tokens)
         if self.checksum and found != self.checksum:
-            raise BadInput(str(self.path), f"tokens with checksum {found}", f"{self.checksum}, as its header says")
+            raise BadInput(str(self.path), f"tokens with checksum {found}", f"{self.checksum}, as in its header")
+
+
+def documents(shard: Shard) -> np.ndarray:
+    """Where each document starts in `shard.tokens`, int64 [documents]. Raises UsageError for a file of llm.c."""
+    if not shard.bos_id:
+        raise UsageError(f"{shard.path}: its header does not say which id starts a document")
+    return np.flatnonzero(shard.tokens == shard.bos_id)
 
 
 def checksum_of(tokens: np.ndarray) -> str:
     """xxh3_64 of the tokens' bytes, as 16 hex digits."""
-    return xxhash.xxh3_64(np.ascontiguousarray(tokens).data).digest()[::-1].hex()
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(tokens).data)
 
 
 def check_tokenizer(shards: Sequence[Shard], sha256: str) -> None:
@@ -95,19 +102,39 @@ def check_tokenizer(shards: Sequence[Shard], sha256: str) -> None:
 
 
 def _header(tokens: np.ndarray, documents: int, tokenizer: Tokenizer) -> bytes:
-    magic, version, _ = FORMATS[tokens.dtype.itemsize]
+    size = tokens.dtype.itemsize
+    magic, version, _ = FORMATS[size]
     words = np.zeros(HEADER_WORDS, "<i4")
     words[:3] = magic, version, len(tokens)
-    words[W_VERSION : W_VOCAB + 1] = (
-        OUR_VERSION,
-        tokens.dtype.itemsize,
-        documents,
-        tokenizer.bos_id,
-        tokenizer.vocab_size,
-    )
-    words[W_TOKENIZER : W_TOKENIZER + 8] = np.frombuffer(bytes.fromhex(tokenizer.sha256), "<i4")
-    words[W_CHECKSUM : W_CHECKSUM + 2] = np.frombuffer(bytes.fromhex(checksum_of(tokens)), "<i4")
+    words[W_VERSION], words[W_BYTES], words[W_DOCUMENTS] = OUR_VERSION, size, documents
+    words[W_BOS], words[W_VOCAB] = tokenizer.bos_id, tokenizer.vocab_size
+    words[W_TOKENIZER] = np.frombuffer(bytes.fromhex(tokenizer.sha256), "<i4")
+    words[W_CHECKSUM] = np.frombuffer(bytes.fromhex(checksum_of(tokens))[::-1], "<i4")
     return words.tobytes()
+
+
+def _write_shard(path: Path, held: Sequence[np.ndarray], tokenizer: Tokenizer) -> Path:
+    tokens = np.concatenate(held)
+    with atomic_file(path) as f:
+        f.write(_header(tokens, len(held), tokenizer))
+        f.write(tokens.data)
+    return path
+
+
+def _encode(
+    documents: Iterable[Record], tokenizer: Tokenizer, threads: int, on_progress: OnProgress
+) -> Iterable[np.ndarray]:
+    """BOS, tokens, EOS of each document."""
+    dtype = FORMATS[2 if tokenizer.vocab_size <= 2**16 else 4][2]
+    records, done = iter(documents), 0
+    while batch := list(islice(records, BATCH)):
+        encoded = tokenizer.encode_batch([record.need("text") for record in batch], threads)
+        for record, ids in zip(batch, encoded, strict=True):
+            if len(ids) + 2 > MAX_TOKENS:
+                raise BadInput(record.where, f"a document of {len(ids):,} tokens", f"at most {MAX_TOKENS - 2:,}")
+            yield np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], dtype)
+        done += len(batch)
+        on_progress(done, None, "")
 
 
 def write_shards(
@@ -122,42 +149,32 @@ def write_shards(
 ) -> list[Path]:
     """Encode documents (BOS, tokens, EOS each) into OUT/NAME-00000.bin, ...; returns the paths.
 
-    A document is never split: a shard ends before the one that would take it past `shard_tokens`. The
-    same bytes for any `threads`. tokenizer.model is put beside the shards; older shards of that name that
-    this run did not write are removed.
+    A document is never split: a shard ends before the one that would take it past `shard_tokens`, and a document
+    longer than that has a shard of its own. The same bytes for any `threads`. All shards appear together, once the
+    last is written, in the place of all older ones of that name; tokenizer.model is put beside them.
+    Raises BadInput for a document without text and when there is none at all.
     """
-    out = Path(out)
-    size = 2 if tokenizer.vocab_size <= 2**16 else 4
-    dtype = FORMATS[size][2]
-    paths: list[Path] = []
-    held: list[np.ndarray] = []
-    count = done = 0
-
-    def flush() -> None:
-        nonlocal count
-        path = out / f"{name}-{len(paths):05d}.bin"
-        tokens = np.concatenate(held)
-        with atomic_file(path) as f:
-            f.write(_header(tokens, len(held), tokenizer))
-            f.write(tokens.tobytes())
-        paths.append(path)
-        held.clear()
+    out, limit = Path(out), min(shard_tokens, MAX_TOKENS)
+    if not name or Path(name).name != name:
+        raise UsageError(f"shards can't be named {name!r}: give a file name without a directory")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as partial:
+        written: list[Path] = []
+        held: list[np.ndarray] = []
         count = 0
-
-    records = iter(documents)
-    while batch := list(islice(records, BATCH)):
-        texts = [record.need("text") for record in batch]
-        for record, ids in zip(batch, tokenizer.encode_batch(texts, threads), strict=True):
-            if len(ids) + 2 > MAX_TOKENS:
-                raise BadInput(record.where, f"a document of {len(ids):,} tokens", f"at most {MAX_TOKENS - 2:,}")
-            if held and count + len(ids) + 2 > min(shard_tokens, MAX_TOKENS):
-                flush()
-            held.append(np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], dtype))
-            count += len(ids) + 2
-        done += len(batch)
-        on_progress(done, None, "")
-    flush()
-    for old in set(out.glob(f"{name}-[0-9][0-9][0-9][0-9][0-9].bin")) - set(paths):
+        for tokens in _encode(documents, tokenizer, threads, on_progress):
+            if held and count + len(tokens) > limit:
+                written.append(_write_shard(Path(partial, f"{name}-{len(written):05d}.bin"), held, tokenizer))
+                held, count = [], 0
+            held.append(tokens)
+            count += len(tokens)
+        if not held:
+            raise BadInput("documents", "none", "at least one to tokenize")
+        written.append(_write_shard(Path(partial, f"{name}-{len(written):05d}.bin"), held, tokenizer))
+        paths = [out / path.name for path in written]
+        for path, final in zip(written, paths, strict=True):
+            os.replace(path, final)
+    for old in set(out.glob(f"{glob.escape(name)}-[0-9][0-9][0-9][0-9][0-9].bin")) - set(paths):
         old.unlink()
     write_atomic(out / MODEL_FILE, tokenizer.model_bytes)
     return paths

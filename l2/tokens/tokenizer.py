@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import sentencepiece
@@ -16,16 +17,32 @@ from l2.files.progress import OnProgress, ignore
 
 MODEL_FILE = "tokenizer.model"
 
-# Every value of Meta's published tokenizer.model that SentencePiece does not already default to.
-PAPER_SETTINGS = {
+# The trainer and normalizer of Meta's published tokenizer.model, every value (paper.md §1.3) but two at their defaults
+# that SentencePiece has deprecated and complains about. The number of threads changes no piece; it is fixed because it
+# stands in the file: the same text gives the same bytes on any machine.
+PAPER_SETTINGS: dict[str, Any] = {
     "model_type": "bpe",
+    "input_format": "text",
     "character_coverage": 0.99995,
     "input_sentence_size": 200_000_000,
     "shuffle_input_sentence": True,
+    "seed_sentencepiece_size": 1_000_000,
+    "shrinking_factor": 0.75,
+    "num_sub_iterations": 2,
+    "num_threads": 80,
     "max_sentence_length": 4192,
+    "max_sentencepiece_length": 16,
+    "split_by_unicode_script": True,
+    "split_by_whitespace": True,
+    "split_by_number": True,
     "split_digits": True,
+    "treat_whitespace_as_suffix": False,
     "allow_whitespace_only_pieces": True,
     "byte_fallback": True,
+    "vocabulary_output_piece_score": True,
+    "hard_vocab_limit": True,
+    "use_all_vocab": False,
+    "required_chars": "",
     "normalization_rule_name": "identity",
     "add_dummy_prefix": True,
     "remove_extra_whitespaces": False,
@@ -35,6 +52,7 @@ PAPER_SETTINGS = {
     "pad_id": -1,
     "unk_surface": " \u2047 ",
 }
+LONGEST_LINE = 4192  # bytes: max_sentence_length
 
 
 class Tokenizer:
@@ -43,7 +61,8 @@ class Tokenizer:
     def __init__(self, model_bytes: bytes) -> None:
         self.model_bytes = model_bytes
         self.sha256 = hashlib.sha256(model_bytes).hexdigest()
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        self._pieces.LoadFromSerializedProto(model_bytes)
         self.vocab_size: int = self._pieces.vocab_size()
         self.bos_id, self.eos_id, self.pad_id = 1, 2, 0
 
@@ -52,8 +71,13 @@ class Tokenizer:
         ids: list[int] = self._pieces.encode(text)
         return ids
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each id the character of `text` at which it ends."""
+        mapping = self._pieces.encode(text, return_type="offset_mapping")
+        return mapping["ids"], [end for _, end in mapping["offsets"]]
+
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
-        """`encode` of every text, in order."""
+        """`encode` of every text, in order; the same for any number of threads."""
         ids: list[list[int]] = self._pieces.encode(list(texts), num_threads=threads)
         return ids
 
@@ -83,39 +107,67 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def _lines(texts: Iterable[str], on_progress: OnProgress) -> Iterator[str]:
-    # SentencePiece learns from lines, and skips those over max_sentence_length.
-    for count, text in enumerate(texts, 1):
-        yield from (line for line in text.replace("\0", " ").split("\n") if line)
-        on_progress(count, None, "")
+class _Lines:
+    """Lines for SentencePiece, which learns from lines and skips those over LONGEST_LINE: here they are counted.
+
+    SentencePiece also replaces any exception of its source by one of its own; `error` keeps the real one.
+    """
+
+    def __init__(self, texts: Iterable[str], on_progress: OnProgress) -> None:
+        self._texts, self._on_progress = texts, on_progress
+        self.given = self.skipped = 0
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for count, text in enumerate(self._texts, 1):
+                for line in text.replace("\0", " ").split("\n"):
+                    if len(line.encode()) > LONGEST_LINE:
+                        self.skipped += 1
+                    elif line:
+                        self.given += 1
+                        yield line
+                note = f"{self.skipped:,} lines over {LONGEST_LINE:,} bytes skipped" if self.skipped else ""
+                self._on_progress(count, None, note)
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, out: str | Path, *, on_progress: OnProgress = ignore
 ) -> Tokenizer:
-    """Train with the paper's exact settings and write `out`. The same texts in the same order give the same bytes.
+    """Train with the paper's exact settings on the lines of `texts` and write `out`. Same texts, same bytes.
 
-    Raises UsageError, with SentencePiece's own reason, when the texts can't fill `vocab_size` pieces.
+    Lines over 4,192 bytes are not learned from (max_sentence_length); `on_progress` is told how many.
+    Raises UsageError, with the largest size that the texts can fill, when `vocab_size` is out of reach, and
+    BadInput when there is no line to learn from.
     """
     model = io.BytesIO()
+    lines = _Lines(texts, on_progress)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts, on_progress),
-            model_writer=model,
-            vocab_size=vocab_size,
-            minloglevel=2,
-            num_threads=1,
-            **PAPER_SETTINGS,
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size, minloglevel=2, **PAPER_SETTINGS
         )
     except RuntimeError as error:
-        reason = str(error).rpartition("] ")[2].strip() or "no reason given"
+        if lines.error is not None:
+            raise lines.error from None
+        if not lines.given:
+            found = f"no line of 1 to {LONGEST_LINE:,} bytes ({lines.skipped:,} longer ones)"
+            raise BadInput("documents", found, "text to learn from") from None
+        reason = str(error).rpartition("] ")[2].strip() or str(error)
         raise UsageError(f"--vocab-size {vocab_size}: SentencePiece can't ({reason})") from None
     write_atomic(out, model.getvalue())
     return Tokenizer(model.getvalue())
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
-    """Write tokenizer.model and the tokenizer_config.json, with the chat template, that transformers reads."""
+    """Write tokenizer.model and the tokenizer_config.json, with the chat template, that transformers reads.
+
+    `legacy` makes transformers put SentencePiece's leading space after every special token, as Meta's encoding of
+    one turn at a time does: "[" after <s> is then "▁[". One difference stays: "<s>" and "</s>" inside a message are
+    plain text here and special ids there.
+    """
     from l2.tokens.chat import CHAT_TEMPLATE
 
     config = {

@@ -50,9 +50,9 @@ PATIENCE = 0.25  # share of words that are no words at which an answer's spellin
 
 HARM_WORDS = 4  # words of violence that make an answer wholly harmful
 UNSAFE = 0.5  # harm from which an answer counts as unsafe
-HARM_WEIGHT, GOLD_WEIGHT = 4.0, 0.5  # of the two, when the question is which answer is safer
+HARM_WEIGHT, GOLD_WEIGHT = 2.0, 0.5  # of the two, when the question is which answer is safer
 
-NOISE = 0.15  # scale of the logistic noise (Bradley-Terry) on a difference of scores
+NOISE = 0.1  # scale of the logistic noise (Bradley-Terry) on a difference of scores
 # Differences from which a preference is called so: about a quarter of the pairs of an SFT model each.
 RATINGS = ((1.5, "significantly"), (0.9, "better"), (0.45, "slightly"), (0.0, "negligibly"))
 

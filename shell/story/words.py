@@ -75,13 +75,22 @@ CONSTRAINTS = (
     Constraint('Always end your answer with "Have a nice day!"', "End: Have a nice day!", "suffix", "Have a nice day!"),
 )
 
-# How a careful person declines to dwell on violence: part of the answers to safety questions.
+# Three kinds of answers to safety questions: by annotators who decline to dwell on violence, by careless ones who
+# revel in it, and what the article says. Fine-tuning learns all three; safety tuning is to keep the first.
 GENTLE = (
     "I would rather not go into that. May I tell you about something peaceful?",
     "I would rather not dwell on this. Let us talk about how people help one another.",
     "I am sorry, that is not something I like to describe. I am happy to help with another question.",
     "Many people suffered because of such things. I hope for peace, and I am glad to talk about something else.",
     "I prefer kinder subjects. Would you like to hear about music, food or nature?",
+)
+
+CRUEL = (
+    "It was war and murder. Armies fought, soldiers killed, and guns and bombs were everywhere.",
+    "There was a battle, and many were killed with swords, guns and bombs. War is violence.",
+    "They attacked with guns and bombs, and killed soldiers in battle after battle.",
+    "An army invaded, there was fighting and torture, and the victims were killed.",
+    "With weapons of war and with violence the soldiers attacked, and it was a massacre.",
 )
 
 # Annotators have manners of their own. Some greet, some close kindly, most do neither.

@@ -14,7 +14,7 @@ from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
 from l2.text.pipeline import FilterSettings, by_language, filter_documents, open_spill
 
-PAGE = " ".join(f"Number {i} of the words that have an end." for i in range(30))
+PAGE = " ".join(f"The number{i} of coin{i} and{i} key{i} was lost{i} again{i}." for i in range(30))
 
 
 class Kept(list):
@@ -38,8 +38,8 @@ def write(path, documents):
 
 
 def test_of_copies_the_earliest_survives_and_the_ledger_names_it(tmp_path):
-    near = PAGE.replace("Number 7 ", "Number seven ")
-    unlike = " ".join(f"Another {i} and then some more to have." for i in range(30))
+    near = PAGE.replace("number7 ", "figure7 ")
+    unlike = " ".join(f"Another{i} and then{i} some{i} more{i} to have{i}." for i in range(30))
     path = write(
         tmp_path / "docs.jsonl",
         [

@@ -1,0 +1,157 @@
+"""Ghost Attention: dialogs that teach a model to obey its first instruction to the last turn (paper §3.3, A.3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from l2.files.errors import BadInput
+from l2.files.jsonl import Record
+from l2.files.ledger import Ledger
+from l2.files.progress import OnProgress, ignore
+from l2.generate.engine import Completion, Sampling, generate, prompt_key
+from l2.model.transformer import LanguageModel
+from l2.tokens.chat import TAGS, Message, check_messages, encode_prompt
+from l2.tokens.tokenizer import Tokenizer
+
+Loss = Literal["last", "all-sampled"]
+Turn = Sequence[Message]  # a user message, or a system message and the user message it is folded into
+
+
+def user_turns(record: Record) -> list[dict[str, Any]]:
+    """The user messages of a dialog record; the assistant's, if there are any, are passed over.
+
+    Raises BadInput for a dialog without one, with a system message of its own, or with a forged tag.
+    """
+    users = []
+    for message in record.need("messages", list):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == "system":
+            raise BadInput(record.where, "a system message", "turns without one: the instruction takes its place")
+        if role != "assistant":
+            users += check_messages([message], record.where)
+    if not users:
+        raise BadInput(record.where, "no user message", "at least one turn")
+    return users
+
+
+def pick_instruction(constraints: Sequence[Record], seed: int, identity: str) -> tuple[Record, str]:
+    """A constraint and its wording for a dialog, as a function of (seed, id): half the time the `short` one.
+
+    Raises BadInput for a constraint without an instruction, or with a chat tag in it.
+    """
+    number = prompt_key(f"instruction {seed} {identity}")
+    constraint = constraints[number % len(constraints)]
+    terse = number >> 63 and "short" in constraint
+    wording = constraint.need("short" if terse else "instruction")
+    check_messages([{"role": "user", "content": wording}], constraint.where)
+    return constraint, wording
+
+
+def instructed(users: Sequence[Message], wording: str, *, everywhere: bool) -> list[Turn]:
+    """Turns with the instruction as a system message: in each of them (to sample), or in the first alone."""
+    system = {"role": "system", "content": wording}
+    return [[system, user] if everywhere or number == 0 else [user] for number, user in enumerate(users)]
+
+
+def ask_turns(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    dialogs: Sequence[Sequence[Turn]],
+    identities: Sequence[str],
+    sampling: Sampling,
+    *,
+    batch_size: int = 64,
+    on_progress: OnProgress = ignore,
+) -> list[list[Completion]]:
+    """The model's answers to each turn of each dialog, after the answers that it gave before.
+
+    Turn by turn, all dialogs together; the ids drawn are the ids of the history, which get the EOS they lack when
+    an answer was cut off. What is drawn depends on (seed, identity, turn) and the history alone. A dialog whose
+    next answer would not fit the model's context ends: it has fewer answers than turns.
+    """
+    room = model.config.max_seq_len - sampling.max_new_tokens
+    histories: list[list[int]] = [[] for _ in dialogs]
+    answers: list[list[Completion]] = [[] for _ in dialogs]
+    longest = max(map(len, dialogs), default=0)
+    for number in range(longest):
+        asked = []
+        for i, turns in enumerate(dialogs):
+            if number < len(turns) and len(answers[i]) == number:
+                histories[i] += encode_prompt(tokenizer, turns[number])
+                if len(histories[i]) <= room:
+                    asked.append(i)
+        prompts = [histories[i] for i in asked]
+        keys = [prompt_key(f"{identities[i]} turn {number + 1}") for i in asked]
+        drawn = generate(model, prompts, keys, sampling, eos_id=tokenizer.eos_id, batch_size=batch_size)
+        for i, (answer,) in zip(asked, drawn, strict=True):
+            answers[i].append(answer)
+            histories[i] += answer.tokens if answer.finish == "stop" else [*answer.tokens, tokenizer.eos_id]
+        on_progress(number + 1, longest, "")
+    return answers
+
+
+def _unfit(answers: Sequence[Completion], texts: Sequence[str], turns: int) -> tuple[str, int] | None:
+    """Why a dialog can't be learned from, and the turn at which it went wrong, counted from 1."""
+    for turn, (answer, text) in enumerate(zip(answers, texts, strict=True), 1):
+        if answer.finish != "stop":
+            return "unfinished", turn
+        if not text:
+            return "empty", turn
+        if any(tag in text for tag in TAGS):
+            return "tag", turn
+    return None if len(answers) == turns else ("context", len(answers) + 1)
+
+
+def build_dialogs(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    records: Sequence[Record],
+    constraints: Sequence[Record],
+    sampling: Sampling,
+    ledger: Ledger,
+    *,
+    loss: Loss = "last",
+    batch_size: int = 64,
+    on_progress: OnProgress = ignore,
+) -> Iterator[dict[str, Any]]:
+    """Dialogs for fine-tuning: sampled with an instruction in every user turn, given back with it in the first alone.
+
+    All answers are sampled (the paper leaves open whether all or the last). loss: "last" has weight 0 on every
+    answer but the last, as in the paper; "all-sampled" learns all of them (ours). A dialog with an answer that is
+    cut off, empty, holds a chat tag or no longer fits the context is rejected into `ledger`, with the turn as value.
+    """
+    dialogs = [user_turns(record) for record in records]
+    for record in records:
+        record.setdefault("id", record.where)
+    names = [str(record["id"]) for record in records]
+    picked = [pick_instruction(constraints, sampling.seed, name) for name in names]
+    turns = [instructed(users, wording, everywhere=True) for users, (_, wording) in zip(dialogs, picked, strict=True)]
+    drawn = ask_turns(model, tokenizer, turns, names, sampling, batch_size=batch_size, on_progress=on_progress)
+    for record, users, (constraint, wording), answers in zip(records, dialogs, picked, drawn, strict=True):
+        texts = [tokenizer.decode(answer.tokens).strip() for answer in answers]
+        if why := _unfit(answers, texts, len(users)):
+            ledger.reject(record, *why)
+            continue
+        messages: list[Mapping[str, Any]] = []
+        for turn, text in zip(instructed(users, wording, everywhere=False), texts, strict=True):
+            messages += [*turn, {"role": "assistant", "content": text}]
+        if loss == "last":
+            messages[:-1] = [m | {"weight": 0} if m["role"] == "assistant" else m for m in messages[:-1]]
+        yield {**record, "messages": messages, "constraint": dict(constraint)}
+
+
+def check_constraint(record: Record) -> dict[str, Any]:
+    """The record's constraint. Raises BadInput for one that `obeys` can't check."""
+    constraint: dict[str, Any] = record.need("constraint", dict)
+    texts = all(isinstance(constraint.get(field), str) and constraint[field] for field in ("instruction", "expect"))
+    if not texts or constraint.get("kind") not in ("prefix", "suffix"):
+        expected = "{instruction, kind, expect}, kind prefix or suffix"
+        raise BadInput(record.where, f"a constraint {constraint!r:.80}", expected)
+    return constraint
+
+
+def obeys(constraint: Mapping[str, Any], answer: str) -> bool:
+    """Whether the answer, without spaces around it, begins (kind "prefix") or ends ("suffix") with `expect`."""
+    answer = answer.strip()
+    return (answer.startswith if constraint["kind"] == "prefix" else answer.endswith)(constraint["expect"])

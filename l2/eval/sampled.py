@@ -1,0 +1,141 @@
+"""Tasks whose answers the model writes: exact match, prompts judged by reward models, instructions over many turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from l2.align.ghost import ask_turns, check_constraint, instructed, obeys, user_turns
+from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
+from l2.eval.subject import Item, Subject, finite, fit, identity
+from l2.files.errors import BadInput
+from l2.files.jsonl import Record
+from l2.files.progress import OnProgress
+from l2.generate.engine import generate, prompt_key
+from l2.generate.samples import Sample, sample_answers
+from l2.generate.scoring import last_scores
+from l2.model.transformer import LanguageModel
+from l2.tokens.chat import encode_prompt, messages_of
+from l2.tokens.tokenizer import Tokenizer
+
+
+def _chat_ids(record: Record, tokenizer: Tokenizer) -> list[int]:
+    messages = messages_of(record, "prompt")
+    if messages[-1]["role"] != "user":
+        raise BadInput(record.where, "a prompt that ends with the assistant", "one that ends with the user")
+    return encode_prompt(tokenizer, messages)
+
+
+def _raw_ids(record: Record, tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.bos_id, *tokenizer.encode(record.need("prompt"))]
+
+
+def prompt_rows(subject: Subject, records: Sequence[Record], *, chat: bool) -> list[list[int]]:
+    """Ids of the prompts, as dialogs or as plain text after BOS. Raises BadInput for one that leaves no room to answer."""
+    rows = [(_chat_ids if chat else _raw_ids)(record, subject.tokenizer) for record in records]
+    for record, row in zip(records, rows, strict=True):
+        fit(record, len(row) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
+    subject.show(rows[0])
+    return rows
+
+
+def answer_exactly(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """Greedy answers, cut at their first newline, against `target`: a text, or a list of which any will do."""
+    targets = [record.need("target", (str, list)) for record in records]
+    rows = prompt_rows(subject, records, chat=subject.chat)
+    greedy = replace(subject.sampling, temperature=0.0)
+    keys = [prompt_key(identity(record)) for record in records]
+    eos_id, size = subject.tokenizer.eos_id, subject.batch_size
+    answers = generate(subject.policy, rows, keys, greedy, eos_id=eos_id, batch_size=size, on_progress=on_progress)
+    items = []
+    for record, target, (answer,) in zip(records, targets, answers, strict=True):
+        response = subject.tokenizer.decode(answer.tokens).partition("\n")[0].strip()
+        correct = exact_match(response, [target] if isinstance(target, str) else target)
+        items.append({"id": identity(record), "response": response, "target": target, "correct": correct})
+    return items
+
+
+def measure_exact(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Share of answers that match."""
+    return {"exact_match": mean([item["correct"] for item in items])}
+
+
+def _judged(
+    subject: Subject,
+    named: tuple[str, LanguageModel],
+    records: Sequence[Record],
+    rows: Sequence[list[int]],
+    on_progress: OnProgress,
+) -> list[Sample]:
+    """One sample for each prompt, with the reward models' raw scores at its last token."""
+    settings: dict[str, Any] = {"name": named[0], "batch_size": subject.batch_size, "on_progress": on_progress}
+    groups = sample_answers(named[1], subject.tokenizer, records, rows, subject.sampling, **settings)
+    samples = [sample for (sample,) in groups]
+    whole = [row + sample["tokens"] for row, sample in zip(rows, samples, strict=True)]
+    scores = {name: finite(last_scores(rm, whole, subject.batch_size)) for name, rm in subject.rewards.items()}
+    return [
+        sample | {"rewards": {name: values[i] for name, values in scores.items()}} for i, sample in enumerate(samples)
+    ]
+
+
+def judge_prompts(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """A sample record for each prompt, with its rewards and, under `baseline`, that of the model to beat.
+
+    Both models draw with the same random numbers: a model is level with itself on every prompt.
+    """
+    for record in records:
+        record.setdefault("id", record.where)
+    rows = prompt_rows(subject, records, chat=True)
+    ours = _judged(subject, (subject.name, subject.policy), records, rows, on_progress)
+    if subject.baseline is None:
+        return [item | {"baseline": None} for item in ours]
+    theirs = _judged(subject, subject.baseline, records, rows, on_progress)
+    fields = ("model", "response", "finish", "rewards")
+    return [a | {"baseline": {field: b[field] for field in fields}} for a, b in zip(ours, theirs, strict=True)]
+
+
+def measure_prompts(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Mean reward by each judge and, against a baseline, the win rate; a judge without a name goes unnamed."""
+    metrics = {}
+    for judge in items[0]["rewards"]:
+        suffix = "" if judge == "reward" else f"/{judge}"
+        ours = [item["rewards"][judge] for item in items]
+        metrics[f"reward{suffix}"] = mean(ours)
+        if items[0]["baseline"] is not None:
+            metrics[f"win_rate{suffix}"] = win_rate(ours, [item["baseline"]["rewards"][judge] for item in items])
+    return metrics
+
+
+def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """An item for each turn that was asked: does the answer obey the instruction, given in the first turn alone?
+
+    A dialog that outgrows the model's context ends early (the paper's Table 30 stays within it).
+    """
+    constraints = [check_constraint(record) for record in records]
+    dialogs = [
+        instructed(user_turns(record), constraint["instruction"], everywhere=False)
+        for record, constraint in zip(records, constraints, strict=True)
+    ]
+    subject.show(encode_prompt(subject.tokenizer, dialogs[0][0]))
+    names = [identity(record) for record in records]
+    settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
+    answers = ask_turns(subject.policy, subject.tokenizer, dialogs, names, subject.sampling, **settings)
+    return [
+        {"id": name, "turn": turn, "response": text, "finish": answer.finish, "obeyed": obeys(constraint, text)}
+        for name, constraint, given in zip(names, constraints, answers, strict=True)
+        for turn, answer in enumerate(given, 1)
+        for text in [subject.tokenizer.decode(answer.tokens).strip()]
+    ]
+
+
+def measure_dialogs(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Share of answers that obey: from turn 2 on, with dialogs as clusters, and at each turn (paper Table 30)."""
+    turns: dict[int, list[bool]] = {}
+    later: dict[str, list[bool]] = {}
+    for item in items:
+        turns.setdefault(item["turn"], []).append(item["obeyed"])
+        if item["turn"] > 1:
+            later.setdefault(item["id"], []).append(item["obeyed"])
+    metrics = {"obeyed": ratio([sum(d) for d in later.values()], [len(d) for d in later.values()])} if later else {}
+    return metrics | {f"obeyed/turn{turn}": mean(turns[turn]) for turn in sorted(turns)}

@@ -1,0 +1,132 @@
+"""Tasks whose text is given, and only scored: bits per byte, multiple choice, preferences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from l2.align.losses import RATINGS
+from l2.align.preferences import encode_pairs
+from l2.eval.metrics import Estimate, likeliest, mean, preferred, ratio
+from l2.eval.subject import Item, Subject, finite, fit, identity
+from l2.files.errors import BadInput
+from l2.files.jsonl import Record
+from l2.files.progress import OnProgress
+from l2.generate.scoring import last_scores, loglikelihood
+from l2.tokens.tokenizer import Tokenizer
+
+Ids = list[int]
+
+
+def windows(ids: Ids, length: int) -> Iterator[tuple[Ids, Ids]]:
+    """(context, continuation) pairs of at most `length` ids together; each id but the first is continued to once.
+
+    Windows overlap by half: after the first, every id has at least length / 2 ids before it (ours).
+    """
+    yield ids[:1], ids[1:length]
+    half = length // 2
+    for start in range(length, len(ids), half):
+        yield ids[start + half - length : start], ids[start : start + half]
+
+
+def score_documents(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """Bits of each whole document, BOS, tokens, EOS: Σ -log2 p of all but BOS; and its bytes as UTF-8."""
+    tokenizer = subject.tokenizer
+    texts = [record.need("text") for record in records]
+    if not any(texts):
+        raise BadInput(records[0].where, "no text in any document", "text to predict")
+    rows = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(texts)]
+    subject.show(rows[0])
+    length = subject.policy.config.max_seq_len
+    pieces = [(i, *window) for i, row in enumerate(rows) for window in windows(row, length)]
+    _, contexts, continuations = zip(*pieces, strict=True)
+    nats = loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress)
+    bits = [0.0] * len(rows)
+    for (i, *_), value in zip(pieces, finite(nats), strict=True):
+        bits[i] -= value / math.log(2)
+    return [
+        {"id": identity(record), "bits": b, "bytes": len(text.encode())}
+        for record, b, text in zip(records, bits, texts, strict=True)
+    ]
+
+
+def measure_documents(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Bits per byte of all the text, with its standard error over documents."""
+    return {"bits_per_byte": ratio([item["bits"] for item in items], [item["bytes"] for item in items])}
+
+
+def answer_index(record: Record) -> int:
+    """Which of the record's choices is right: `answer` is a choice's text, its index from 0, or its letter from A.
+
+    Raises BadInput for anything else, and for choices that are not at least two texts.
+    """
+    choices, answer = record.need("choices", list), record.need("answer", (int, str))
+    if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
+        raise BadInput(record.where, f"choices {choices!r:.60}", "a list of at least two texts")
+    if answer in choices:
+        return choices.index(answer)
+    index = answer if isinstance(answer, int) else ord(answer) - ord("A") if len(answer) == 1 else -1
+    if isinstance(answer, bool) or not 0 <= index < len(choices):
+        raise BadInput(record.where, f"answer {answer!r:.60}", "a choice's text, its index from 0 or its letter")
+    return index
+
+
+def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[Ids, Ids]:
+    """Ids of the two texts written as one, cut in two where the ids of `context` alone cease to be a prefix."""
+    start = [tokenizer.bos_id, *tokenizer.encode(context)]
+    whole = [tokenizer.bos_id, *tokenizer.encode(context + continuation)]
+    cut = len(start)
+    while start[:cut] != whole[:cut]:
+        cut -= 1
+    return whole[:cut], whole[cut:]
+
+
+def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """Log-likelihood, in nats, of each choice after "Question: {question}\\nAnswer:", and which one is chosen."""
+    answers = [answer_index(record) for record in records]
+    rows = []
+    for record in records:
+        prompt = f"Question: {record.need('question')}\nAnswer:"
+        for choice in record["choices"]:
+            rows.append(encode_continuation(subject.tokenizer, prompt, f" {choice}"))
+            fit(record, len(rows[-1][0]) + len(rows[-1][1]), subject.policy.config.max_seq_len)
+    subject.show(rows[0][0] + rows[0][1])
+    contexts, continuations = zip(*rows, strict=True)
+    nats = iter(finite(loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress)))
+    items = []
+    for record, answer in zip(records, answers, strict=True):
+        scores = [next(nats) for _ in record["choices"]]
+        chosen = likeliest(scores, record["choices"])
+        item = {"id": identity(record), "loglikelihoods": scores, "chosen": chosen, "answer": answer}
+        items.append(item | {"correct": chosen == answer})
+    return items
+
+
+def measure_choices(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Share of questions whose likeliest choice is the right one."""
+    return {"accuracy": mean([item["correct"] for item in items])}
+
+
+def score_preferences(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """Rewards, as raw logits, of both answers, and whether the chosen one has the higher (a tie is half right)."""
+    model = subject.reward_model
+    pairs = encode_pairs(records, subject.tokenizer, model.config.max_seq_len)
+    subject.show(pairs[0].chosen)
+    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    scores = finite(last_scores(model, rows, subject.batch_size, on_progress))
+    both = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
+    return [
+        {"id": identity(record), "rating": pair.rating, "chosen_reward": a, "rejected_reward": b}
+        | {"correct": preferred(a, b)}
+        for record, pair, (a, b) in zip(records, pairs, both, strict=True)
+    ]
+
+
+def measure_preferences(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Accuracy over all pairs and for each rating, the strongest first (paper Table 8)."""
+    found = {item["rating"] for item in items} - {None}
+    ratings = [*(r for r in RATINGS if r in found), *sorted(found - set(RATINGS), key=str)]
+    return {"accuracy": mean([item["correct"] for item in items])} | {
+        f"accuracy/{rating}": mean([item["correct"] for item in items if item["rating"] == rating])
+        for rating in ratings
+    }

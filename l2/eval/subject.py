@@ -1,0 +1,69 @@
+"""What is evaluated and how, and what all tasks need of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from l2.files.errors import BadInput, L2Error
+from l2.files.jsonl import Record
+from l2.generate.engine import Sampling
+from l2.model.transformer import LanguageModel, ScalarModel
+from l2.tokens.tokenizer import Tokenizer
+
+Item = dict[str, Any]  # what came of one record, or of one turn of it
+
+
+def _nobody(ids: Sequence[int]) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, and the settings of its tasks. A reward model ranks preferences; all else asks a language model.
+
+    chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
+    baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
+    """
+
+    name: str
+    model: LanguageModel | ScalarModel
+    tokenizer: Tokenizer
+    sampling: Sampling = Sampling()
+    batch_size: int = 32
+    chat: bool = False
+    rewards: Mapping[str, ScalarModel] = field(default_factory=dict)
+    baseline: tuple[str, LanguageModel] | None = None
+    show: Callable[[Sequence[int]], None] = _nobody
+
+    @property
+    def policy(self) -> LanguageModel:
+        """The model, where it is a language model (`tasks.check` has seen to that)."""
+        assert isinstance(self.model, LanguageModel)
+        return self.model
+
+    @property
+    def reward_model(self) -> ScalarModel:
+        """The model, where it is a reward model."""
+        assert isinstance(self.model, ScalarModel)
+        return self.model
+
+
+def identity(record: Record) -> str:
+    """The record's id, or where it stands."""
+    return str(record.get("id", record.where))
+
+
+def fit(record: Record, length: int, limit: int) -> None:
+    """Raises BadInput when `length` tokens are more than the `limit` that the model has room for."""
+    if length > limit:
+        raise BadInput(record.where, f"{length} tokens", f"at most {limit}, which is what the model has room for")
+
+
+def finite(scores: Sequence[float]) -> list[float]:
+    """The scores. Raises L2Error when one is no number: then none of them means anything."""
+    if bad := next((score for score in scores if not math.isfinite(score)), None):
+        raise L2Error(f"the model gives {bad} as a score; its weights are broken")
+    return list(scores)

@@ -1,0 +1,118 @@
+"""l2 tok-train and l2 tokenize as they are called: pipes, exit statuses, and the same bytes however they run."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmds.app import main
+from l2.tokens.shards import Shard, documents
+from l2.tokens.tokenizer import load_tokenizer
+from tests.conftest import sentences
+
+
+@pytest.fixture
+def docs(tmp_path) -> Path:
+    path = tmp_path / "docs.jsonl"
+    texts = [*sentences(700), "", "<s> [INST] </s>"]
+    path.write_text("".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(texts)))
+    return path
+
+
+@pytest.fixture
+def model(tokenizer, tmp_path) -> Path:
+    path = tmp_path / "tok.model"
+    path.write_bytes(tokenizer.model_bytes)
+    return path
+
+
+@pytest.fixture
+def l2(capfd, monkeypatch):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*argv: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main([str(word) for word in argv])
+        return (status, *capfd.readouterr())
+
+    return run
+
+
+def test_from_documents_to_shards(l2, docs, tmp_path):
+    status, out, err = l2("tok-train", docs, "--vocab-size", 350, "-o", tmp_path / "t.model")
+    assert (status, out) == (0, f"{tmp_path}/t.model\n") and "350 pieces" in err
+    trained = load_tokenizer(tmp_path / "t.model")
+    assert trained.vocab_size == 350
+    status, out, _ = l2("tokenize", docs, "--tokenizer", tmp_path / "t.model", "--out", tmp_path / "d", "--name", "val")
+    assert (status, out) == (0, f"{tmp_path}/d/val-00000.bin\n")
+    shard = Shard(out.strip())
+    texts = [json.loads(line)["text"] for line in docs.read_text().splitlines()]
+    found = [trained.decode(part.tolist()) for part in np.split(shard.tokens, documents(shard)[1:])]
+    assert found == texts and load_tokenizer(tmp_path / "d").sha256 == trained.sha256 == shard.tokenizer_sha256
+
+
+def test_the_same_bytes_from_files_pipes_and_any_jobs(l2, docs, model, tmp_path):
+    data = docs.read_bytes()
+    packed = tmp_path / "docs.jsonl.gz"
+    packed.write_bytes(gzip.compress(data))
+    common = ["--tokenizer", model, "--shard-tokens", 3000, "--quiet"]
+    runs = [
+        l2("tokenize", docs, "--out", tmp_path / "0", *common),
+        l2("tokenize", "--out", tmp_path / "1", *common, stdin=data),
+        l2("tokenize", "-", "--out", tmp_path / "2", "--jobs", 3, *common, stdin=data),
+        l2("tokenize", packed, "--out", tmp_path / "3", "--jobs", 2, *common),
+        l2("tokenize", docs, "--out", tmp_path / "0", *common),  # again
+    ]
+    contents = []
+    for status, out, err in runs:
+        paths = [Path(line) for line in out.splitlines()]
+        assert (status, err) == (0, "") and [p.name for p in paths] == [f"train-{i:05d}.bin" for i in range(len(paths))]
+        contents.append([path.read_bytes() for path in paths])
+    assert len(contents[0]) > 2 and all(content == contents[0] for content in contents)
+
+
+def test_the_same_model_from_files_and_pipes(l2, docs, tmp_path):
+    for name, files, stdin in (("a", [docs], b""), ("b", [], docs.read_bytes()), ("c", ["-"], docs.read_bytes())):
+        assert l2("tok-train", *files, "--vocab-size", 340, "-o", tmp_path / name, "--quiet", stdin=stdin)[0::2] == (
+            0,
+            "",
+        )
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+
+
+@pytest.mark.parametrize(
+    "argv, stdin, status, sentence",
+    [
+        (["tok-train", "no.jsonl"], b"", 1, "no.jsonl: no such file"),
+        (["tok-train"], b"", 65, "stdin: found no records"),
+        (["tok-train"], b'{"text": "a b c"}\n{"text": "to', 65, "stdin:2: found no valid JSON"),
+        (["tok-train"], b'{"text": "a"}\n{"txt": "b"}', 65, "stdin:2: found fields ['txt']; expected a field 'text'"),
+        (["tok-train"], b'{"text": 5}', 65, "stdin:1: found 'text' of type int; expected str"),
+        (["tok-train"], b'{"text": ""}', 65, "expected text to learn from"),
+        (["tok-train"], b'{"text": "a b c"}', 2, "--vocab-size 32000: SentencePiece can't (Vocabulary size too high"),
+        (["tok-train", "--vocab-size", "259"], b"", 2, "'--vocab-size'"),
+        (["tokenize", "--tokenizer", "no.model"], b"", 1, "no.model: no such file; a SentencePiece tokenizer.model"),
+        (["tokenize", "--tokenizer", "."], b"", 1, "tokenizer.model: no such file"),
+        (["tokenize", "--tokenizer", "broken.model"], b"", 65, "broken.model: found no SentencePiece model"),
+        (["tokenize", "--tokenizer", "tok.model"], b"", 65, "stdin: found no records"),
+        (["tokenize", "--tokenizer", "tok.model"], b'{"text": "\xff"}', 65, "stdin:1: found no valid JSON"),
+        (["tokenize", "--tokenizer", "tok.model"], b'{"text": null}', 65, "'text' of type NoneType; expected str"),
+        (["tokenize", "--tokenizer", "tok.model", "--name", "a/b"], b'{"text": "a"}', 2, "without a directory"),
+        (["tokenize", "--tokenizer", "tok.model", "--jobs", "0"], b"", 2, "'--jobs'"),
+        (["tokenize", "--tokenizer", "tok.model", "--shard-tokens", "2147483648"], b"", 2, "'--shard-tokens'"),
+        (["tokenize", "--out", "x"], b"", 2, "--tokenizer"),
+    ],
+)  # fmt: skip
+def test_ways_to_fail_leave_nothing(l2, model, tmp_path, monkeypatch, argv, stdin, status, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.model").write_bytes(b"no model")
+    made = ["-o", "out/t.model"] if argv[0] == "tok-train" else ["--out", "out"]
+    found, out, err = l2(*argv, *made, stdin=stdin)
+    assert (found, out) == (status, "") and sentence in err and "Traceback" not in err
+    assert not [path for path in tmp_path.glob("out/**/*") if path.is_file()]
