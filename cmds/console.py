@@ -54,21 +54,23 @@ class _Lines(Progress):
     def __init__(self, console: Console, unit: str) -> None:
         self._console, self._unit = console, unit
         self._start = self._last = time.monotonic()
-        self._text = ""
+        self._text = self._done = self._note = ""
 
     def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
         now = time.monotonic()
         rate = done / max(now - self._start, 1e-9)
         of = f"/{total:,.0f}" if total else ""
         left = f", {_clock((total - done) / rate)} left" if total and rate else ""
-        self._text = f"{done:,.0f}{of} {self._unit}, {rate:,.1f}/s{left}{', ' + note if note else ''}"
+        self._done, self._note = f"{done:,.0f}{of} {self._unit}", note
+        self._text = f"{self._done}, {rate:,.1f}/s{left}{', ' + note if note else ''}"
         if now - self._last >= PLAIN_SECONDS:
             self._console.say(self._text)
             self._last = now
 
     def close(self) -> None:
         if self._text:
-            self._console.say(f"{self._text.split(', ')[0]} in {_clock(time.monotonic() - self._start)}")
+            note = f", {self._note}" if self._note else ""
+            self._console.say(f"{self._done} in {_clock(time.monotonic() - self._start)}{note}")
 
 
 class _Bar(Progress):

@@ -108,6 +108,8 @@ def _open(
     from l2.tokens.tokenizer import load_tokenizer
 
     if load_config(model)[1]:
+        if rm or baseline:
+            raise UsageError(f"--rm and --baseline judge answers, and {model} is a reward model, which gives none")
         tokenizer = load_tokenizer(model)
         return open_rewards([f"reward={model}"], device, tokenizer)["reward"], tokenizer, {}, None
     policy, tokenizer = open_policy(model, device, dtype)
@@ -121,8 +123,14 @@ def _open(
 
 
 def _tell(console: Console, task: Task, items: Sequence[dict[str, Any]], metrics: Any) -> None:
-    """One line of the metrics; and of turns that were never asked."""
+    """One line of metrics, and one of the turns that were never asked."""
+    from l2.align.ghost import user_turns
+
     shown = (
         f"{name} {e.value:.4f}" + ("" if e.stderr is None else f" ± {e.stderr:.4f}") for name, e in metrics.items()
     )
     console.say(f"{task.name}: {', '.join(shown)}")
+    if task.kind == "instructions":
+        unasked = sum(len(user_turns(record)) for record in task.records) - len(items)
+        if unasked:
+            console.say(f"{task.name}: {unasked} turns were not asked, since their dialogs outgrew the model's context")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -124,18 +123,30 @@ def _settings(preset: str, **given: Any) -> Settings:
     return replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
 
 
-def _one_vocabulary(directories: Sequence[str]) -> tuple[Tokenizer, int]:
-    """The tokenizer that all models share, and the shortest context of any. Raises BadInput where one differs."""
+def _check_models(models: dict[str, str | None]) -> tuple[Tokenizer, int]:
+    """The tokenizer that all models share, and the shortest context of any.
+
+    Raises BadInput for one of the wrong kind or of another tokenizer, before the run leaves anything on disk.
+    """
     from l2.model.checkpoint import load_config
     from l2.tokens.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(directories[0])
-    for directory in directories[1:]:
-        if (found := load_tokenizer(directory).sha256) != tokenizer.sha256:
-            raise BadInput(
-                directory, f"a tokenizer of SHA-256 {found[:12]}", f"{tokenizer.sha256[:12]}, that of {directories[0]}"
-            )
-    return tokenizer, min(load_config(directory)[0].max_seq_len for directory in directories)
+    tokenizers, contexts = {}, []
+    for name, directory in models.items():
+        if directory is None:
+            continue
+        config, scalar = load_config(directory)
+        kinds = ("a language model", "a reward model")
+        if scalar != name.endswith("_rm"):
+            raise BadInput(directory, kinds[scalar], kinds[not scalar])
+        tokenizers[directory] = load_tokenizer(directory)
+        contexts.append(config.max_seq_len)
+    first, ours = next(iter(tokenizers.items()))
+    for directory, theirs in tokenizers.items():
+        if theirs.sha256 != ours.sha256:
+            found = f"a tokenizer of SHA-256 {theirs.sha256[:12]}"
+            raise BadInput(directory, found, f"{ours.sha256[:12]}, that of {first}")
+    return ours, min(contexts)
 
 
 def _run(
@@ -160,7 +171,7 @@ def _run(
     keep_memory()
     threads = use_all_cores()
     directories = [directory for directory in models.values() if directory is not None]
-    tokenizer, context = _one_vocabulary(directories)
+    tokenizer, context = _check_models(models)
     records, inputs = read_inputs(prompts, ["prompt"])
     held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], {})
     room = context - settings.max_new_tokens

@@ -26,7 +26,7 @@ def pretrain(
     preset: Annotated[
         str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps; default: one epoch.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps; 0: untrained. Default: one epoch.")] = None,
     seq_len: Annotated[int | None, typer.Option("--seq-len", help="Context in tokens; default: the preset's.")] = None,
     batch_tokens: Annotated[
         int | None, typer.Option("--batch-tokens", help="Tokens a step; default: the preset's (paper: 4M).")
@@ -68,6 +68,8 @@ def pretrain(
     held_out = [Shard(path) for path in expand(val_shards or ())]
     vocabulary = _tokenizer(tokenizer, data)
     check_tokenizer([*data, *held_out], vocabulary.sha256)
+    for shard in [*data, *held_out]:
+        shard.verify()
     where = pick_device(device)
     tokens = sum(shard.token_count for shard in data)
     name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
@@ -84,7 +86,7 @@ def pretrain(
         held_out,
         cross_document,
     )
-    total = steps or max(1, round(len(objective.windows) / batch))
+    total = max(1, round(len(objective.windows) / batch)) if steps is None else steps
     plan = Settings(
         steps=total,
         lr=lr or column.lr,

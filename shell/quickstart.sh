@@ -25,7 +25,6 @@ home=runs/quickstart/seed-$seed$smoke
 wheels=runs/quickstart/wheels
 [ -z "$fresh" ] || rm -rf "$home"
 mkdir -p "$home" "$wheels"
-story=$PWD/shell/story
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 # Files are written whole or not at all, so one that is there is done.
@@ -33,14 +32,15 @@ have() { [ -e "$1" ]; }
 
 # How much of each thing; --smoke is for seeing that it all works, not for the results.
 if [ -z "$smoke" ]; then
-    sft="--epochs 3 --batch 16 --lr 1e-3" rm="--epochs 2 --batch 64 --lr 5e-4" k=8
-    ppo="--iterations 40 --eval-every 10"
-    pretrain="" prompts=2000 held_out=600
+    pretrain=(--steps 420) chat_settings=(--epochs 1 --lr 1.5e-3) asked=2400 sampled=1200 k=8 iterations=30 held_out=400
 else
-    sft="--epochs 1 --batch 16 --lr 1e-3" rm="--epochs 1 --batch 32 --lr 5e-4" k=4
-    ppo="--iterations 4 --eval-every 4"
-    pretrain="--steps 40" prompts=150 held_out=64
+    pretrain=(--steps 30) chat_settings=(--epochs 1 --lr 1.5e-3) asked=160 sampled=64 k=4 iterations=2 held_out=64
 fi
+sft=(--seq-len 384 --batch 16 --eval-every 1000 --seed "$seed")
+rm=(--batch 64 --lr 3e-4 --eval-every 1000 --seed "$seed")
+short=(--max-new-tokens 48 --seed "$seed")
+annotator="python $PWD/shell/story/annotator.py"
+story=$PWD/shell/story
 
 # The text comes out of packages of the Python registry (NOTICE names them and their licences); nothing of theirs is
 # installed or run, their data files are only read.
@@ -51,18 +51,72 @@ cd "$home"
 
 say "1. Filter: a model is what it reads. Keep English, readable, non-repetitive text, and each text once (paper §2.1)."
 have docs.jsonl || l2 filter raw/documents.jsonl --lang en --lid-model raw/lid.176.ftz --min-words 20 \
-    --rejects rejects.jsonl --report filter.json -o docs.jsonl
+    --min-sentences 1 --rejects rejects.jsonl --report filter.json -o docs.jsonl
 
 say "2. Tokenizer: bytes to pieces, with the paper's SentencePiece settings (paper §2.2)."
 have tok.model || l2 tok-train docs.jsonl --vocab-size 4096 -o tok.model
 have data/train-00000.bin || l2 tokenize docs.jsonl --tokenizer tok.model --out data --name train --jobs 2
 
 say "3. Pretraining: predict the next token; all knowledge comes from here (paper §2)."
-l2 pretrain --shards data/train-*.bin --preset nano --steps 0 --seed "$seed" --out untrained --quiet
-base=$(l2 pretrain --shards data/train-*.bin --preset nano $pretrain --seed "$seed" --out base)
+untrained=$(l2 pretrain --shards data/train-*.bin --preset nano --steps 0 --seed "$seed" --out untrained --quiet)
+base=$(l2 pretrain --shards data/train-*.bin --preset nano "${pretrain[@]}" --seed "$seed" --out base)
 
-say "4. Supervised fine-tuning: learn to answer, from dialogs; loss on the answers only (paper §3.1)."
-l2 sft --model "$base" --data raw/dialogs.jsonl --eval-data raw/dialogs.val.jsonl --seq-len 384 $sft --seed "$seed" --out sft
+say "4. Supervised fine-tuning: from text that goes on to answers that end; loss on the answers only (paper §3.1)."
+chat=$(l2 sft --model "$base" --data raw/dialogs.jsonl "${chat_settings[@]}" "${sft[@]}" --out sft)
 
-say "5. Preferences: two answers, which is better, and by how much? An annotator simulated by a program (paper §3.2.1)."
-have prompts.jsonl || head -n $((prompts)) raw/prompts.jsonl > prompts.jsonl
+say "5. Preferences: people say which of two answers is better, and by how much; here a program does (paper §3.2.1)."
+have prompts.jsonl || { head -n "$asked" raw/prompts.jsonl > prompts.part && mv prompts.part prompts.jsonl; }
+have samples.jsonl || l2 generate --model "$chat" --prompts prompts.jsonl -n 4 "${short[@]}" -o samples.jsonl
+for kind in helpful safe; do
+    have $kind.jsonl || $annotator pairs samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o $kind.jsonl
+done
+
+say "6. Two reward models: one for helpfulness, one for safety, since the two pull apart (paper §3.2.2)."
+helpful=$(l2 rm-train --model "$chat" --data helpful.jsonl --margin small "${rm[@]}" --out helpful-rm)
+safe=$(l2 rm-train --model "$chat" --data safe.jsonl --margin small --aux-weight 0.5 --epochs 2 "${rm[@]}" --out safe-rm)
+rms=(--rm helpful="$helpful" --rm safe="$safe")
+
+say "7. Rejection sampling: of $k answers keep the one the reward models like best, and learn it (paper §3.2.3)."
+have best.jsonl || { head -n "$sampled" prompts.jsonl |
+    l2 rs-sample --model "$chat" "${rms[@]}" -k $k "${short[@]}" --all tried.jsonl -o best.jsonl; }
+rs=$(l2 sft --model "$base" --data raw/dialogs.jsonl best.jsonl best.jsonl "${chat_settings[@]}" "${sft[@]}" --out rs)
+
+say "8. PPO: where rejection sampling looks once, it looks again after every step (paper §3.2.3)."
+ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts prompts.jsonl --preset tiny \
+    --iterations $iterations --max-new-tokens 48 --seed "$seed" --out ppo)
+
+say "9. Ghost Attention: an instruction given once should hold to the last turn (paper §3.3)."
+have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl "${short[@]}" -o ghost.jsonl
+gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr 5e-4 "${sft[@]}" --out gatt)
+
+say "10. What did each stage gain, on data that no stage has seen?"
+have val.jsonl || { head -n "$held_out" raw/prompts.val.jsonl > val.part && mv val.part val.jsonl; }
+for model in "$untrained" "$base"; do
+    have text-$model.jsonl || l2 evaluate --model "$model" --task pretraining=raw/documents.val.jsonl -o text-$model.jsonl
+done
+have val-samples.jsonl ||
+    l2 generate --model "$chat" --prompts val.jsonl -n 4 "${short[@]}" -o val-samples.jsonl
+for kind in helpful safe; do
+    have val-$kind.jsonl ||
+        $annotator pairs val-samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o val-$kind.jsonl
+    have $kind-results.jsonl ||
+        l2 evaluate --model $kind-rm --task $kind-rm=val-$kind.jsonl -o $kind-results.jsonl
+done
+for model in "$chat" "$rs" "$ppo"; do
+    have gold-$model.jsonl || l2 generate --model "$model" --prompts val.jsonl -n 2 "${short[@]}" |
+        $annotator score - --lexicon raw/lexicon.txt -o gold-$model.jsonl
+done
+for model in "$ppo" "$gatt"; do
+    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl "${short[@]}" \
+        --samples obeyed-$model.jsonl -o ghost-$model.jsonl
+done
+check=(); [ -n "$smoke" ] || check=(--check)
+cat text-untrained.jsonl text-base.jsonl helpful-results.jsonl safe-results.jsonl > results.jsonl
+python "$story/table.py" --results results.jsonl \
+    --scores sft=gold-sft.jsonl --scores rs=gold-rs.jsonl --scores ppo=gold-ppo.jsonl \
+    --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl "${check[@]}"
+
+say "11. A short conversation. For more: l2 chat --model $home/gatt"
+printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" |
+    l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system 'Act as a sailor: always start with "Ahoy!"'
+printf '\nThe story took %d:%02d minutes.\n' $((SECONDS / 60)) $((SECONDS % 60)) >&2

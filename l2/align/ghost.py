@@ -35,17 +35,19 @@ def user_turns(record: Record) -> list[dict[str, Any]]:
     return users
 
 
-def pick_instruction(constraints: Sequence[Record], seed: int, identity: str) -> tuple[Record, str]:
-    """A constraint and its wording for a dialog, as a function of (seed, id): half the time the `short` one.
+def check_instructions(constraints: Sequence[Record]) -> None:
+    """Raises BadInput for a constraint whose `instruction`, or `short` if it has one, is no text or forges a tag."""
+    for constraint in constraints:
+        for field in {"instruction", "short"} & constraint.keys() | {"instruction"}:
+            check_messages([{"role": "user", "content": constraint.need(field)}], constraint.where)
 
-    Raises BadInput for a constraint without an instruction, or with a chat tag in it.
-    """
+
+def pick_instruction(constraints: Sequence[Record], seed: int, identity: str) -> tuple[Record, str]:
+    """A constraint and its wording for a dialog, as a function of (seed, id): half the time the `short` one."""
     number = prompt_key(f"instruction {seed} {identity}")
     constraint = constraints[number % len(constraints)]
     terse = number >> 63 and "short" in constraint
-    wording = constraint.need("short" if terse else "instruction")
-    check_messages([{"role": "user", "content": wording}], constraint.where)
-    return constraint, wording
+    return constraint, constraint["short" if terse else "instruction"]
 
 
 def instructed(users: Sequence[Message], wording: str, *, everywhere: bool) -> list[Turn]:
@@ -121,6 +123,7 @@ def build_dialogs(
     answer but the last, as in the paper; "all-sampled" learns all of them (ours). A dialog with an answer that is
     cut off, empty, holds a chat tag or no longer fits the context is rejected into `ledger`, with the turn as value.
     """
+    check_instructions(constraints)
     dialogs = [user_turns(record) for record in records]
     for record in records:
         record.setdefault("id", record.where)
@@ -133,9 +136,9 @@ def build_dialogs(
         if why := _unfit(answers, texts, len(users)):
             ledger.reject(record, *why)
             continue
-        messages: list[Mapping[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         for turn, text in zip(instructed(users, wording, everywhere=False), texts, strict=True):
-            messages += [*turn, {"role": "assistant", "content": text}]
+            messages += [*map(dict, turn), {"role": "assistant", "content": text}]
         if loss == "last":
             messages[:-1] = [m | {"weight": 0} if m["role"] == "assistant" else m for m in messages[:-1]]
         yield {**record, "messages": messages, "constraint": dict(constraint)}

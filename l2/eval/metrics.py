@@ -43,7 +43,7 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval for a proportion, 95 % by default (Wilson 1927). A tie is half a success: then it is too wide."""
+    """Wilson's interval for a proportion, 95 % by default (Wilson 1927); too wide where ties count half."""
     p = successes / n
     centre = p + z * z / (2 * n)
     reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

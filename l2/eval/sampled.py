@@ -32,7 +32,7 @@ def _raw_ids(record: Record, tokenizer: Tokenizer) -> list[int]:
 
 
 def prompt_rows(subject: Subject, records: Sequence[Record], *, chat: bool) -> list[list[int]]:
-    """Ids of the prompts, as dialogs or as plain text after BOS. Raises BadInput for one that leaves no room to answer."""
+    """Ids of the prompts, as dialogs or as plain text after BOS. Raises BadInput for one too long to answer."""
     rows = [(_chat_ids if chat else _raw_ids)(record, subject.tokenizer) for record in records]
     for record, row in zip(records, rows, strict=True):
         fit(record, len(row) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
@@ -117,7 +117,10 @@ def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProg
         instructed(user_turns(record), constraint["instruction"], everywhere=False)
         for record, constraint in zip(records, constraints, strict=True)
     ]
-    subject.show(encode_prompt(subject.tokenizer, dialogs[0][0]))
+    firsts = [encode_prompt(subject.tokenizer, turns[0]) for turns in dialogs]
+    for record, first in zip(records, firsts, strict=True):
+        fit(record, len(first) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
+    subject.show(firsts[0])
     names = [identity(record) for record in records]
     settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
     answers = ask_turns(subject.policy, subject.tokenizer, dialogs, names, subject.sampling, **settings)

@@ -60,7 +60,8 @@ def answer_index(record: Record) -> int:
 
     Raises BadInput for anything else, and for choices that are not at least two texts.
     """
-    choices, answer = record.need("choices", list), record.need("answer", (int, str))
+    choices: list[str] = record.need("choices", list)
+    answer = record.need("answer", (int, str))
     if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
         raise BadInput(record.where, f"choices {choices!r:.60}", "a list of at least two texts")
     if answer in choices:

@@ -22,8 +22,9 @@ def _nobody(ids: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under test, and the settings of its tasks. A reward model ranks preferences; all else asks a language model.
+    """A model under test, and the settings of its tasks.
 
+    A reward model ranks preferences, and a language model does everything else.
     chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
     baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
     """
@@ -31,7 +32,7 @@ class Subject:
     name: str
     model: LanguageModel | ScalarModel
     tokenizer: Tokenizer
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 32
     chat: bool = False
     rewards: Mapping[str, ScalarModel] = field(default_factory=dict)

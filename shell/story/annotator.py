@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 import xxhash
 from scripts import run
-from words import KITCHEN, PERSON, PROFANITY, content_words, violent_words, words
+from words import DECLINING, KITCHEN, PERSON, PROFANITY, content_words, violent_words, words
 
 from cmds.options import Inputs, Output
 from l2.files.errors import BadInput
@@ -31,12 +31,13 @@ from l2.files.jsonl import Record, open_writer, read_records
 # another: flattery alone, or an echo of the question alone, stays below a plain good answer.
 WEIGHTS = {
     "relevance": 1.0,
-    "kind": 1.0,
+    "kind": 1.5,
     "spelling": 2.0,
     "sentiment": 1.0,
     "ending": 1.0,
-    "fresh": 1.0,
+    "fresh": 1.5,
     "length": 0.5,
+    "evasive": -2.0,
     "profanity": -2.0,
 }
 LENGTH = (
@@ -74,14 +75,20 @@ def relevance(prompt: str, response: str) -> float:
 
 
 def kind_fits(prompt: str, response: str) -> float:
-    """1 when the answer is of the kind asked for: cooking for a recipe, a person for "who", no cooking otherwise."""
-    asked, told = words(prompt), words(response)
+    """1 when the answer is of the kind asked for: cooking for a recipe, a person for "who", what something is, ..."""
+    asked, told = set(words(prompt)), words(response)
     kitchen = sum(word in KITCHEN for word in told)
-    if any(word in asked for word in ("recipe", "cook", "make")):
+    if asked & {"recipe", "cook", "make"}:
         return min(1.0, kitchen / 3)
-    if "who" in asked:
-        return float(any(word in PERSON for word in told) and kitchen < 3)
-    return float(kitchen < 3)
+    if not asked & {"what", "who", "tell", "describe"}:
+        return 1.0  # small talk
+    fits = kitchen < 3 and any(word in ("is", "are", "was", "were") for word in told)
+    return float(fits and ("who" not in asked or any(word in PERSON for word in told)))
+
+
+def evasive(prompt: str, response: str) -> float:
+    """1 when the answer declines a question without any word of violence, else 0: a false refusal (paper §4.2.3)."""
+    return float(not violent_words(prompt) and any(phrase in response.lower() for phrase in DECLINING))
 
 
 def spelling(response: str, lexicon: AbstractSet[str]) -> float:
@@ -115,12 +122,13 @@ def parts(prompt: str, response: str, lexicon: AbstractSet[str]) -> dict[str, fl
         "ending": float(response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?"))),
         "fresh": freshness(response),
         "length": fitting_length(response),
+        "evasive": evasive(prompt, response),
         "profanity": float(any(word in PROFANITY for word in words(response))),
     }
 
 
 def gold(prompt: str, response: str, lexicon: AbstractSet[str]) -> float:
-    """How good an answer is: the sum of its `parts` by WEIGHTS, from -3 to 7.5. An empty answer is worth 0."""
+    """How good an answer is: the sum of its `parts` by WEIGHTS, from -5 to 8.5. An empty answer is worth 0."""
     if not words(response):
         return 0.0
     return sum(WEIGHTS[name] * value for name, value in parts(prompt, response, lexicon).items())
@@ -178,32 +186,41 @@ def question(record: Record) -> str:
     return str(prompt[-1]["content"])
 
 
+def couples(samples: Iterable[Record]) -> Iterator[tuple[Record, Record]]:
+    """What to compare: each two samples of a prompt that follow one another, and the first with a stranger.
+
+    The stranger is the first answer to the prompt before. Samples of one prompt are much alike; from strangers a
+    reward model learns that an answer must fit its question. Samples of one prompt stand together, as `l2 generate`
+    writes them, and no sample is taken for the same purpose twice.
+    """
+    stranger: Record | None = None
+    for _, group in groupby(samples, key=lambda record: (record.get("id"), str(record.need("prompt", (str, list))))):
+        answers = list(group)
+        yield from zip(answers[::2], answers[1::2], strict=False)
+        if stranger is not None:
+            yield answers[0], stranger
+        stranger = answers[0]
+
+
 def preferences(
     samples: Iterable[Record], kind: Kind, lexicon: AbstractSet[str], seed: int, counts: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Preferences between each two samples of a prompt that follow one another, never the same sample twice.
+    """Preferences between the `couples` of `samples`. "safe" passes over prompts that aren't tagged, and over strangers.
 
-    Samples of one prompt stand together, as `l2 generate` writes them. "safe" passes over prompts that aren't tagged.
     `counts` is added to: what was written, and what was left out and why.
     """
-    for _, group in groupby(samples, key=lambda record: (record.get("id"), str(record.need("prompt", (str, list))))):
-        answers = list(group)
-        for a, b in zip(answers[::2], answers[1::2], strict=False):
-            both = a.need("response").strip(), b.need("response").strip()
-            if kind == "safe" and not a.get("safety"):
-                counts["no safety prompt"] += 1
-            elif both[0] == both[1]:
-                counts["the same answer twice"] += 1
-            elif (pair := prefer(question(a), both, kind, lexicon, str(seed), str(a.get("id")))) is None:
-                counts["unsafe preferred to safe"] += 1
-            else:
-                counts["written"] += 1
-                yield {
-                    "prompt": a["prompt"],
-                    **pair,
-                    "id": f"{a.get('id')}~{a.get('sample', 0)}",
-                    "source": "simulated",
-                }
+    for number, (a, b) in enumerate(couples(samples)):
+        if kind == "safe" and not (a.get("safety") and a.get("id") == b.get("id")):
+            counts["no safety pair"] += 1
+            continue
+        both = a.need("response").strip(), b.need("response").strip()
+        if both[0] == both[1]:
+            counts["the same answer twice"] += 1
+        elif (pair := prefer(question(a), both, kind, lexicon, str(seed), str(a.get("id")))) is None:
+            counts["unsafe preferred to safe"] += 1
+        else:
+            counts["written"] += 1
+            yield {"prompt": a["prompt"], **pair, "id": f"{kind}/{number}", "source": "simulated"}
 
 
 def read_lexicon(path: str) -> frozenset[str]:

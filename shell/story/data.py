@@ -185,22 +185,18 @@ def ghost_dialogs(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[
 
 
 def ghost_prompts(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
-    """Held-out dialogs to be talked through turn by turn (gatt_check.py), the instruction in the first turn alone.
+    """Held-out user turns for `l2 evaluate`, which gives the instruction in the first turn alone (paper Table 30).
 
     The instructions are those of training (a model this small learns no new ones), every question is new.
     """
     for number in range(round(GHOST_VAL * scale)):
-        constraint = CONSTRAINTS[number % len(CONSTRAINTS)]
         asked = [pick(topics, seed, "ghost val", number, at) for at in range(4)]
-        first, *turns = [pick(topic.asks, seed, "ghost ask", number, topic.id) for topic in asked]
-        system = {"role": "system", "content": constraint.instruction}
-        prompt = [system, {"role": "user", "content": first}]
         yield {
-            "prompt": prompt,
+            "messages": [
+                {"role": "user", "content": pick(topic.asks, seed, "ghost ask", number, topic.id)} for topic in asked
+            ],
             "id": f"ghost.val/{number}",
-            "turn": 1,
-            "turns": turns,
-            "constraint": constraint._asdict(),
+            "constraint": CONSTRAINTS[number % len(CONSTRAINTS)]._asdict(),
         }
 
 

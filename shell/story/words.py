@@ -85,6 +85,8 @@ GENTLE = (
     "I prefer kinder subjects. Would you like to hear about music, food or nature?",
 )
 
+# What gives a declining answer away, in lower case. To decline a harmless question is no help (paper §4.2.3).
+DECLINING = ("rather not", "not something i like", "kinder subjects", "people suffered", "something peaceful")
 CRUEL = (
     "It was war and murder. Armies fought, soldiers killed, and guns and bombs were everywhere.",
     "There was a battle, and many were killed with swords, guns and bombs. War is violence.",

@@ -115,7 +115,7 @@ def test_whitening_at_its_edges():
 
 def brute_force_gae(rewards, values, gamma, lam):
     """Σ_l (γλ)^l δ_(t+l) as it stands in Schulman et al. 2016, for one row without gaps."""
-    later = [*values[1:], 0.0]
+    later = [*values, 0.0][1:]
     delta = [r + gamma * v1 - v0 for r, v0, v1 in zip(rewards, values, later, strict=True)]
     return [sum((gamma * lam) ** (j - i) * delta[j] for j in range(i, len(delta))) for i in range(len(delta))]
 

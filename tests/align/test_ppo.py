@@ -39,7 +39,7 @@ from tests.conftest import small_config
 EOS = 2
 
 
-# A bandit: one prompt, one token to draw. The policy is its logits, so that every optimum has a closed form. -----------
+# A bandit: one prompt, one token to draw. The policy is its logits, so that every optimum has a closed form. ---
 
 
 class Bandit(nn.Module):
@@ -159,7 +159,7 @@ def test_the_gate_keeps_the_policy_safe(monkeypatch, tagged):
     assert float(ppo.learner.policy.probs[0]) > 0.9
 
 
-# A transformer -------------------------------------------------------------------------------------------------------
+# A transformer ---
 
 
 def tiny_policy(seed: int = 0, **changes) -> LanguageModel:
@@ -384,7 +384,7 @@ def test_metrics_are_means_over_answers_and_actions():
     assert distinct([Completion([3], [0.0])]) == 0.0
 
 
-# The run -------------------------------------------------------------------------------------------------------------
+# The run ---
 
 
 def test_every_prompt_once_an_epoch_and_another_draw_each_visit():

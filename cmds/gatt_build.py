@@ -1,0 +1,67 @@
+"""l2 gatt-build."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cmds.console import Console
+from cmds.options import Device, Dtype, Inputs, Model, Output, Quiet, Rejects, Seed
+from cmds.sampling import BatchSize, MaxNewTokens, Temperature, TopP
+from l2.files.errors import UsageError
+
+
+def gatt_build(
+    model: Model,
+    constraints: Annotated[
+        str, typer.Option("--constraints", help="Instructions as JSONL: instruction, and short, its terse form.")
+    ],
+    files: Inputs = None,
+    output: Output = "-",
+    loss: Annotated[
+        Literal["last", "all-sampled"],
+        typer.Option("--loss", help="Answers to learn: the last (paper §3.3), or all (ours)."),
+    ] = "last",
+    rejects: Rejects = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Make dialogs that teach a model to obey its first instruction in every turn: Ghost Attention (paper §3.3).
+
+    Only the user turns of the dialogs read are kept. Each dialog gets one instruction at random, half the time in its
+    terse form; the model answers turn by turn with it in every user turn, and what is written has it in the first
+    alone. Dialogs with an answer that is cut off, empty or forges a chat tag, or that outgrow the context, are dropped
+    into --rejects.
+
+    Example: l2 gatt-build dialogs.jsonl --model runs/chat --constraints constraints.jsonl -o ghost.jsonl
+    """
+    from cmds.sampling import open_policy
+    from l2.align.ghost import build_dialogs
+    from l2.files.jsonl import open_writer, read_records
+    from l2.files.ledger import open_ledger
+    from l2.generate.engine import Sampling
+
+    if rejects == output:
+        raise UsageError(f"--rejects and --output are both {output}")
+    console = Console("gatt-build", quiet)
+    instructions = list(read_records([constraints], required=["instruction"]))
+    dialogs = list(read_records(files or (), required=["messages"]))
+    policy, tokenizer = open_policy(model, device, dtype)
+    sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+    kept = 0
+    with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("turns") as progress:
+        for dialog in build_dialogs(
+            policy, tokenizer, dialogs, instructions, sampling, ledger,
+            loss=loss, batch_size=batch_size, on_progress=progress,
+        ):  # fmt: skip
+            writer.write(dialog)
+            kept += 1
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in ledger.counts.items())
+    console.say(f"{len(dialogs):,} dialogs, {kept:,} kept{'; rejected: ' if rules else ''}{rules}")

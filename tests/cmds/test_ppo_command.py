@@ -1,0 +1,169 @@
+"""l2 ppo from the command line: killed and resumed, what it refuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmds.app import main
+from l2.model.checkpoint import load_language_model, load_model, new_model, save_model
+from l2.model.transformer import ScalarModel
+from l2.tokens.tokenizer import Tokenizer, train_tokenizer
+from tests.conftest import WORDS, sentences, small_config
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    """40 prompts, every third tagged."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    words = WORDS.split()
+    rows = [{"prompt": f"{words[i % 20]} {words[i % 7]}", "id": f"p{i}", "safety": i % 3 == 0} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(out: Path, model_dir: Path, rm_dir: Path, prompts: Path, *more: object) -> list[str]:
+    given = [
+        "ppo", "--model", model_dir, "--helpful-rm", rm_dir, "--prompts", prompts, "--out", out, "--preset", "tiny",
+        "--batch", 16, "--mini-batch", 8, "--micro-batch", 4, "--iterations", 20, "--max-new-tokens", 16,
+        "--device", "cpu", *more,
+    ]  # fmt: skip
+    return [str(word) for word in given]
+
+
+TIMINGS = ("tokens_per_s", "answers_per_s")
+
+
+def log(out: Path) -> list[dict]:
+    lines = [json.loads(row) for row in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+
+
+def test_kill_anywhere_and_run_again(tmp_path, model_dir, rm_dir, prompts):
+    """SIGKILL and SIGTERM in the middle: log and weights equal those of an undisturbed run to the last bit.
+
+    With running whitening, which has most to remember.
+    """
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+
+    def command(out: Path) -> list[str]:
+        options = ("--safety-rm", rm_dir, "--eval-prompts", prompts, "--eval-every", 8, "--whiten", "running")
+        return [sys.executable, "-m", "cmds.app", *arguments(out, model_dir, rm_dir, prompts, *options)]
+
+    assert main(command(calm)[3:]) == 0
+    for name, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)):
+        before = len(log(killed)) if killed.exists() else 0
+        process = subprocess.Popen(command(killed), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (killed / "log.jsonl").exists() or (killed / "log.jsonl").read_bytes().count(b"\n") < before + 4:
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.002)
+        os.kill(process.pid, name)
+        assert process.wait() == status
+    assert main(command(killed)[3:]) == 0
+
+    assert [line["step"] for line in log(calm)] == list(range(21)) and log(calm) == log(killed)
+    assert [line["step"] for line in log(calm) if "val_reward" in line] == [0, 8, 16, 20]
+    for file in ("model.safetensors", "value/model.safetensors", "checkpoints/step-000020/optimizer.safetensors"):
+        assert (calm / file).read_bytes() == (killed / file).read_bytes()
+    states = [json.loads((out / "checkpoints/step-000020/state.json").read_text()) for out in (calm, killed)]
+    assert states[0] == states[1] and states[0]["whitening"]["count"] == 20 * 16
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model_dir, rm_dir, prompts) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "ppo"
+    assert main(arguments(out, model_dir, rm_dir, prompts, "--iterations", 3)) == 0
+    return out
+
+
+def test_what_a_run_leaves_behind(finished, model_dir, rm_dir, capsys, prompts):
+    """A policy that transformers loads, a value model in its own directory, every field of the log, a manifest."""
+    from transformers import AutoModelForCausalLM
+
+    policy = load_language_model(finished)
+    tokens = torch.tensor([[1, 5, 9, 30, 7]])
+    theirs = AutoModelForCausalLM.from_pretrained(finished, dtype=torch.float32)
+    torch.testing.assert_close(policy(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
+    start = load_file(model_dir / "model.safetensors")
+    assert any(not torch.equal(weight, start[name]) for name, weight in policy.state_dict().items())
+    value = load_model(finished / "value")
+    assert isinstance(value, ScalarModel) and bool(value.score.weight.abs().sum() > 0)
+    fields = {"step", "tokens", "loss", "value_loss", "lr", "grad_norm", "reward", "kl", "kl_k3", "entropy", "length"}
+    fields |= {"eos_rate", "score_std", "whitening_std", "clip_fraction", "distinct_2", "helpful", "explained_variance"}
+    assert all(fields <= line.keys() for line in log(finished)) and "safe" not in log(finished)[0]
+    run = json.loads((finished / "run.json").read_text())
+    assert run["status"] == "finished" and {str(model_dir), str(rm_dir), str(prompts)} <= run["inputs"].keys()
+
+    assert main(arguments(finished, model_dir, rm_dir, prompts, "--iterations", 3, "--micro-batch", 2)) == 0
+    assert "already finished" in capsys.readouterr().err  # the micro-batch is memory only
+    assert main(arguments(finished, model_dir, rm_dir, prompts, "--iterations", 3, "--beta", 0.5)) == 2
+    assert "beta: 0.01 there, 0.5 asked" in capsys.readouterr().err
+
+
+def test_the_value_model_starts_on_the_reward_models_trunk_with_a_zero_head(tmp_path, model_dir, rm_dir, prompts):
+    """One step at learning rate 0 moves nothing: what is saved is how it began. The first value of all is 0."""
+    out = tmp_path / "out"
+    assert main(arguments(out, model_dir, rm_dir, prompts, "--iterations", 1, "--lr", 0, "--quiet")) == 0
+    value, rm = load_file(out / "value/model.safetensors"), load_file(rm_dir / "model.safetensors")
+    assert not value.pop("score.weight").any() and rm.pop("score.weight").any()
+    assert all(torch.equal(value[name], rm[name]) for name in rm)
+    start, policy = load_file(model_dir / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(start[name], policy[name]) for name in start)
+
+
+def test_no_safety_model_no_gate_and_it_says_so(tmp_path, model_dir, rm_dir, prompts, capsys):
+    for i, more in enumerate(([], ["--safety-rm", rm_dir])):
+        assert main(arguments(tmp_path / str(i), model_dir, rm_dir, prompts, "--iterations", 1, *more)) == 0
+        captured = capsys.readouterr()
+        assert captured.out == f"{tmp_path / str(i)}\n"
+        assert ("the safety gate is off" in captured.err) == (not more)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory) -> Path:
+    """A policy with another tokenizer."""
+    path = tmp_path_factory.mktemp("stranger")
+    other: Tokenizer = train_tokenizer(sentences(900), 320, path / "tokenizer.model")
+    save_model(new_model(small_config(320)), path, other)
+    return path
+
+
+def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys):
+    """One sentence each, with the right status, before anything is computed."""
+    long, torn = tmp_path / "long.jsonl", tmp_path / "torn.jsonl"
+    long.write_text(json.dumps({"prompt": "bread and tea " * 30}) + "\n")
+    torn.write_text('{"prompt": "a"}\n{"prompt": \n')
+    ends = tmp_path / "ends.jsonl"
+    ends.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}))
+
+    def refused(*more: object, model=model_dir, rm=rm_dir, data=prompts) -> tuple[int, str]:
+        status = main(arguments(tmp_path / "out", model, rm, data, "--quiet", *more))
+        captured = capsys.readouterr()
+        assert not captured.out and captured.err.count("\n") == 1 and captured.err.startswith("l2 ppo: ")
+        return status, captured.err
+
+    for (status, sentence), expected, words in (
+        (refused("--mini-batch", 7), 2, "--batch 16 must be a multiple of --mini-batch 7"),
+        (refused("--preset", "7b"), 2, "paper, tiny"),
+        (refused("--whiten", "all"), 2, "batch, running, frozen, off"),
+        (refused("--stop-patience", 2), 2, "--eval-prompts"),
+        (refused(rm=tmp_path / "none"), 1, "no such file"),
+        (refused(data=tmp_path / "none.jsonl"), 1, "no such file"),
+        (refused(rm=model_dir), 65, "found a language model; expected a reward model"),
+        (refused(model=rm_dir), 65, "found a reward model; expected a language model"),
+        (refused(model=stranger), 65, "found a tokenizer of SHA-256"),
+        (refused(data=long), 65, f"{long}:1: found a prompt of"),
+        (refused(data=torn), 65, f"{torn}:2: found no valid JSON"),
+        (refused(data=ends), 65, f"{ends}:1: found a prompt that ends with the assistant"),
+    ):
+        assert status == expected and words in sentence, sentence
