@@ -48,8 +48,8 @@ def evaluate(
 
     text: bits per byte. question, choices, answer: accuracy by log-likelihood per character (Llama 1). prompt, target:
     exact match of greedy answers. prompt, chosen, rejected: accuracy of a reward model. prompt alone: mean reward of
-    sampled answers by each --rm, and the win rate over --baseline. messages, constraint: share of turns that obey an
-    instruction given in the first (Table 30).
+    sampled answers by each --rm, and the win rate over --baseline. messages, constraint: share of turns that obey the
+    instruction of the first turn (Table 30).
 
     Example: l2 evaluate --model runs/chat --task val=val.jsonl quiz=quiz.jsonl --append results.jsonl
     """
@@ -81,9 +81,9 @@ def evaluate(
         results += result_records(subject, each, metrics, sha256)
     if samples is not None:
         write_records(samples, items)
+    write_records(output, results)
     if append is not None:
         append_records(append, results)
-    write_records(output, results)
 
 
 def _named(words: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
         *) echo "quickstart.sh: unknown option $1; see its first lines" >&2; exit 2 ;;
     esac
 done
-environment eval
+environment story
 SECONDS=0
 
 home=runs/quickstart/seed-$seed$smoke

@@ -45,9 +45,11 @@ def mean(values: Sequence[float]) -> Estimate:
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's interval for a proportion, 95 % by default (Wilson 1927); too wide where ties count half."""
     p = successes / n
-    centre = p + z * z / (2 * n)
-    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - reach) / (1 + z * z / n)), min(1.0, (centre + reach) / (1 + z * z / n))
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    # The ends are exact where p is 0 or 1, which rounding would miss.
+    return 0.0 if successes == 0 else centre - reach, 1.0 if successes == n else centre + reach
 
 
 def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:

@@ -84,8 +84,7 @@ def judge_prompts(subject: Subject, records: Sequence[Record], on_progress: OnPr
 
     Both models draw with the same random numbers: a model is level with itself on every prompt.
     """
-    for record in records:
-        record.setdefault("id", record.where)
+    records = [Record({"id": record.where} | record, record.where) for record in records]
     rows = prompt_rows(subject, records, chat=True)
     ours = _judged(subject, (subject.name, subject.policy), records, rows, on_progress)
     if subject.baseline is None:

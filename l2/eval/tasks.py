@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import SEEK_END
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2.eval.metrics import Estimate
@@ -137,7 +139,14 @@ def result_records(subject: Subject, task: Task, metrics: Mapping[str, Estimate]
 
 
 def append_records(path: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add records to the end of a file in one write, under its lock: two jobs that end together lose nothing."""
-    with open(path, "ab", buffering=0) as f:
+    """Add records to the end of a file in one write, under its lock: two jobs that end together lose nothing.
+
+    A last line that lacks its newline is ended first, so that ours stay whole.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as f:
         fcntl.flock(f, fcntl.LOCK_EX)
-        f.write(b"".join(map(encode_record, records)))
+        size = f.seek(0, SEEK_END)
+        f.seek(max(0, size - 1))
+        torn = f.read(1) not in (b"", b"\n")
+        f.write(b"\n" * torn + b"".join(map(encode_record, records)))

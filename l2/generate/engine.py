@@ -10,8 +10,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from l2.files.errors import UsageError
+from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
+from l2.generate.scoring import pad
 from l2.model.transformer import KVCache, LanguageModel
 
 COMPACT = 0.75  # the cache is copied without its ended rows when no more than this share is still being written
@@ -77,68 +78,101 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float)
     return tokens_B, (picked / mass[:, -1]).log().float()
 
 
-class _Rows:
-    """The answers that are being written: one cache row each."""
+@dataclass
+class _Start:
+    """Prompts after prefill: one row each, and the logits of what comes next."""
 
-    def __init__(self, keys: Sequence[int], k: int, lengths: Tensor, cache: KVCache, logits_BV: Tensor) -> None:
-        rows = torch.arange(len(keys), device=logits_BV.device).repeat_interleave(k)
+    cache: KVCache
+    lengths_B: Tensor
+    logits_BV: Tensor
+
+
+class _Rows:
+    """The answers that are being written: one row of the cache each, `k` in a row to a prompt."""
+
+    def __init__(self, keys: Sequence[int], samples: range, limits: Sequence[int], start: _Start) -> None:
+        k = len(samples)
+        rows = torch.arange(len(keys), device=start.logits_BV.device).repeat_interleave(k)
         self.keys = np.repeat(np.array(keys, dtype=np.uint64), k)
-        self.samples = np.tile(np.arange(k), len(keys))
+        self.samples = np.tile(np.array(samples), len(keys))
+        self.limits = [limit for limit in limits for _ in samples]
         self.out = [Completion() for _ in self.keys]
         self.live = list(range(len(self.out)))  # which answer each row writes
-        self.lengths_B = lengths.to(logits_BV.device)[rows]
-        self.cache = cache.take(rows) if k > 1 else cache
-        self.logits_BV = logits_BV[rows]
+        self.lengths_B, self.logits_BV = start.lengths_B[rows], start.logits_BV[rows]
+        self.cache = start.cache.take(rows) if k > 1 else start.cache
 
-    def keep(self, rows: list[int]) -> None:
-        """Drop the rows of finished answers."""
-        self.live = [self.live[row] for row in rows]
-        index = torch.tensor(rows, dtype=torch.long, device=self.logits_BV.device)
-        self.lengths_B, self.logits_BV = self.lengths_B[index], self.logits_BV[index]
-        self.cache = self.cache.take(index)
-
-
-def _write(model: LanguageModel, rows: _Rows, sampling: Sampling, eos_id: int) -> None:
-    """Draw token after token until every answer has ended."""
-    for position in range(sampling.max_new_tokens):
-        at = np.full(len(rows.live), position)
-        u = torch.from_numpy(uniform(sampling.seed, rows.keys[rows.live], rows.samples[rows.live], at))
-        tokens_B, logprobs_B = draw(rows.logits_BV, u, sampling.temperature, sampling.top_p)
+    def append(self, tokens: list[int], logprobs: list[float], eos_id: int) -> list[int]:
+        """Write one token to each answer that has not ended; returns the rows that go on."""
         going = []
-        for row, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
-            answer = rows.out[rows.live[row]]
-            if answer.finish == "stop":
+        for row, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+            which = self.live[row]
+            answer = self.out[which]
+            if answer.finish == "stop" or len(answer.tokens) == self.limits[which]:
                 continue
             answer.tokens.append(token)
             answer.logprobs.append(logprob)
             if token == eos_id:
                 answer.finish = "stop"
-            else:
+            elif len(answer.tokens) < self.limits[which]:
                 going.append(row)
-        if not going or position + 1 == sampling.max_new_tokens:
-            return
+        return going
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+        self.live = [self.live[row] for row in rows.tolist()]
+        self.lengths_B, self.cache = self.lengths_B[rows], self.cache.take(rows)
+
+
+def _write(model: LanguageModel, rows: _Rows, sampling: Sampling, eos_id: int) -> list[Completion]:
+    """Draw token after token until every answer has ended. Rows that ended are computed until the cache is copied."""
+    for position in range(sampling.max_new_tokens):
+        at = np.full(len(rows.live), position)
+        u = torch.from_numpy(uniform(sampling.seed, rows.keys[rows.live], rows.samples[rows.live], at))
+        tokens_B, logprobs_B = draw(rows.logits_BV, u, sampling.temperature, sampling.top_p)
+        if not bool(logprobs_B.isfinite().all()):
+            raise L2Error("the model's logits are not finite; its weights are broken")
+        going = rows.append(tokens_B.tolist(), logprobs_B.tolist(), eos_id)
+        if not going:
+            break
         if len(going) <= COMPACT * len(rows.live):
-            tokens_B = tokens_B[torch.tensor(going, device=tokens_B.device)]
-            rows.keep(going)
+            index = torch.tensor(going, device=tokens_B.device)
+            tokens_B = tokens_B[index]
+            rows.keep(index)
         rows.logits_BV = model(tokens_B[:, None], rows.lengths_B[:, None], cache=rows.cache)[:, 0]
-        rows.lengths_B = rows.lengths_B + 1
+        rows.lengths_B = (rows.lengths_B + 1).clamp(max=rows.cache.length - 1)
+    return rows.out
+
+
+def _prefill(model: LanguageModel, prompts: Sequence[Sequence[int]], longest: int) -> _Start:
+    """Read the prompts into a cache of `longest` slots a row."""
+    tokens_BT, lengths_B = pad(prompts, model.device)
+    cache = KVCache(model.config, len(prompts), longest, model.dtype, model.device)
+    positions_BT = torch.arange(tokens_BT.shape[1], device=model.device).expand_as(tokens_BT)
+    hidden_BTD = model.hidden(tokens_BT, positions_BT, cache=cache)
+    rows = torch.arange(len(prompts), device=model.device)
+    return _Start(cache, lengths_B, model.head(hidden_BTD[rows, lengths_B - 1]))
 
 
 def _batch(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling, k: int, eos_id: int
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[int],
+    sampling: Sampling,
+    k: int,
+    eos_id: int,
+    batch_size: int,
 ) -> list[list[Completion]]:
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    width = int(lengths.max())
-    tokens_BT = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in zip(tokens_BT, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)
-    cache = KVCache(model.config, len(prompts), width + sampling.max_new_tokens, model.dtype, model.device)
-    positions = torch.arange(width, device=model.device).expand(len(prompts), width)
-    hidden_BTD = model.hidden(tokens_BT.to(model.device), positions, cache=cache)
-    last_BD = hidden_BTD[torch.arange(len(prompts)), lengths - 1]
-    rows = _Rows(keys, k, lengths, cache, model.head(last_BD))
-    _write(model, rows, sampling, eos_id)
-    return [rows.out[i : i + k] for i in range(0, len(rows.out), k)]
+    """Answers to prompts that are prefilled together; more than `batch_size` to one prompt are written in turns."""
+    context = model.config.max_seq_len
+    limits = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    start = _prefill(model, prompts, min(context, max(map(len, prompts)) + sampling.max_new_tokens))
+    answers: list[list[Completion]] = [[] for _ in prompts]
+    for first in range(0, k, batch_size):
+        samples = range(first, min(first + batch_size, k))
+        written = _write(model, _Rows(keys, samples, limits, start), sampling, eos_id)
+        for i, completions in enumerate(answers):
+            completions += written[i * len(samples) : (i + 1) * len(samples)]
+    return answers
 
 
 @torch.inference_mode()
@@ -156,21 +190,21 @@ def generate(
     """`k` answers to each prompt of ids, as [prompt][sample] in the order of `prompts`.
 
     keys: one number a prompt (`prompt_key`). Each prompt is prefilled once for all its samples; batches hold
-    up to `batch_size` answers and prompts of like length. What is drawn does not depend on the batch.
-    Raises UsageError when a prompt and its answer would not fit the model's context.
+    up to `batch_size` answers, of prompts of like length. What is drawn does not depend on the batch.
+    An answer that reaches the end of the model's context finishes with "length" there. Raises UsageError for a
+    prompt that is empty or leaves no room, and L2Error when the model gives no numbers.
     """
-    longest = max(map(len, prompts), default=0)
-    if longest + sampling.max_new_tokens > model.config.max_seq_len:
-        raise UsageError(
-            f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones exceed the context of "
-            f"{model.config.max_seq_len}; shorten the prompt or ask for fewer new tokens"
-        )
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    lengths, context = [len(prompt) for prompt in prompts], model.config.max_seq_len
+    if max(lengths, default=0) >= context:
+        raise UsageError(f"a prompt of {max(lengths)} tokens leaves no room in the model's context of {context}")
+    if not all(lengths):
+        raise UsageError("a prompt has no tokens, not even BOS; there is nothing to go on from")
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)
     each = max(1, batch_size // k)
     answers: list[list[Completion]] = [[] for _ in prompts]
     for start in range(0, len(order), each):
         part = order[start : start + each]
-        written = _batch(model, [prompts[i] for i in part], [keys[i] for i in part], sampling, k, eos_id)
+        written = _batch(model, [prompts[i] for i in part], [keys[i] for i in part], sampling, k, eos_id, batch_size)
         for i, completions in zip(part, written, strict=True):
             answers[i] = completions
         on_progress(min(start + each, len(order)), len(order), "")

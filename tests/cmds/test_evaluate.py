@@ -8,7 +8,7 @@ import pytest
 
 from cmds.app import main
 from l2.align.sft import encode_examples
-from l2.eval.tasks import KINDS
+from l2.eval.tasks import KINDS, append_records
 from l2.files.jsonl import read_records
 from l2.files.manifest import sha256_file, version
 from tests.conftest import sentences
@@ -78,6 +78,14 @@ def test_every_kind_of_task_in_one_run(files, sailor, model_dir, rm_dir, tmp_pat
     assert main([*argv[:-5], f"asked={files['asked']}", "--quiet"]) == 0
     assert (tmp_path / "all.jsonl").read_bytes().startswith(appended)
     assert len(list(read_records([tmp_path / "all.jsonl"]))) == len(results) + 2
+
+
+def test_appending_after_a_torn_line(tmp_path):
+    path = tmp_path / "new" / "all.jsonl"
+    append_records(str(path), [{"a": 1}])
+    path.write_bytes(path.read_bytes() + b'{"torn')
+    append_records(str(path), [{"a": 2}, {"a": 3}])
+    assert path.read_bytes() == b'{"a":1}\n{"torn\n{"a":2}\n{"a":3}\n'
 
 
 def test_a_reward_model_on_preferences(files, rm_dir, tmp_path):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -63,12 +63,14 @@ def test_wilson_is_scipys(n, data):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40))
+@example([(1, 0)] * 3)
+@example([(0, 1)] * 11)
 def test_win_rate(pairs):
     ours, theirs = zip(*pairs, strict=True)
     wins, ties = sum(a > b for a, b in pairs), sum(a == b for a, b in pairs)
     found = win_rate(ours, theirs)
     assert found.value == pytest.approx((wins + ties / 2) / len(pairs))
-    assert found.interval[0] <= found.value <= found.interval[1]
+    assert 0.0 <= found.interval[0] <= found.value <= found.interval[1] <= 1.0
     assert found.value + win_rate(theirs, ours).value == pytest.approx(1.0)
 
 

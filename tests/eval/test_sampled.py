@@ -21,14 +21,14 @@ GREEDY = Sampling(0.0, 1.0, 12, 0)
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_exact_match_of_plain_and_chat_prompts(tokenizer, chat):
-    """A model that answers "The Cat!\\nmat" to prompts that end in one of the two ways, and to no others."""
-    model = saying(tokenizer, "The Cat!\nmat", "x [/INST]" if chat else "who is:")
-    records = [{"prompt": "who is:", "target": t} for t in ("cat", ["dog", "a cat."], "mat", "the cat mat")]
+    """A model that answers "The cat!\\nfog" to prompts that end in one of the two ways, and to no others."""
+    model = saying(tokenizer, "The cat!\nfog", "x [/INST]" if chat else "who is:")
+    records = [{"prompt": "who is:", "target": t} for t in ("cat", ["dog", "a cat."], "fog", "the cat fog")]
     shown = []
     subject = Subject("m", model, tokenizer, GREEDY, chat=chat, show=shown.append)
     items, metrics = run_task(subject, task(*records))
     assert [item["correct"] for item in items] == [True, True, False, False]
-    assert {item["response"] for item in items} == {"The Cat!"}
+    assert {item["response"] for item in items} == {"The cat!"}
     assert metrics["exact_match"].value == 0.5
     assert shown == [[1, *tokenizer.encode("[INST] who is: [/INST]" if chat else "who is:")]]
     _, metrics = run_task(Subject("m", model, tokenizer, GREEDY, chat=not chat), task(*records))
@@ -49,6 +49,8 @@ def test_rewards_are_transformers_and_the_win_rate_is_theirs(model_dir, rm_dir, 
 
     reference = AutoModelForSequenceClassification.from_pretrained(rm_dir).eval()
     other = new_model(small_config(tokenizer.vocab_size), seed=5).eval()
+    with torch.no_grad():
+        other.lm_head.weight.mul_(30)  # far enough from the other to say something else
     sampling = Sampling(1.0, 1.0, 6, 3)
     ours, theirs = [], []
     for model, into in ((load_model(model_dir), ours), (other, theirs)):
@@ -71,9 +73,11 @@ def test_a_model_is_level_with_itself(model_dir, tokenizer, judges):
     model = load_model(model_dir)
     rewards = {"reward": judges["helpful"]}
     subject = Subject("m", model, tokenizer, Sampling(max_new_tokens=5), rewards=rewards, baseline=("m", model))
-    _, metrics = run_task(subject, task(*prompts(5)))
+    asked = task(*prompts(5), {"prompt": "what is"})
+    _, metrics = run_task(subject, asked)
+    assert "id" not in asked.records[5]  # the task's hash must not come to depend on where its file is
     assert list(metrics) == ["reward", "win_rate"]
-    assert metrics["win_rate"][:3] == (0.5, 0.0, 5)
+    assert metrics["win_rate"][:3] == (0.5, 0.0, 6)
 
 
 def test_prompts_that_do_not_fit_or_end_with_an_answer(model_dir, tokenizer, judges):
