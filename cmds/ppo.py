@@ -23,9 +23,7 @@ def ppo(
     safety_rm: Annotated[
         str | None, typer.Option("--safety-rm", help="Reward model of safety; without it the gate is off.")
     ] = None,
-    reference: Annotated[
-        str | None, typer.Option("--reference", help="The KL is measured against it; default: --model.")
-    ] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="π_0 of the KL; default: --model.")] = None,
     prompts: Prompts = None,
     eval_prompts: Annotated[
         list[str] | None, typer.Option("--eval-prompts", help="Held-out prompts, for the val_ fields of the log.")
@@ -47,7 +45,7 @@ def ppo(
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, constant (paper: 1e-6; tiny 3e-4).")] = None,
     value_lr: Annotated[
-        float | None, typer.Option("--value-lr", help="Of the value model; default: --lr (ours).")
+        float | None, typer.Option("--value-lr", help="Of the value model; default: as --lr (ours).")
     ] = None,
     beta: Annotated[
         float | None, typer.Option("--beta", help="Weight of the KL (paper: 0.01; 0.005 for 34b, 70b).")

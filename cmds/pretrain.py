@@ -26,7 +26,9 @@ def pretrain(
     preset: Annotated[
         str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps; 0: untrained. Default: one epoch.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimizer steps; 0: untrained. Default: one epoch.")
+    ] = None,
     seq_len: Annotated[int | None, typer.Option("--seq-len", help="Context in tokens; default: the preset's.")] = None,
     batch_tokens: Annotated[
         int | None, typer.Option("--batch-tokens", help="Tokens a step; default: the preset's (paper: 4M).")

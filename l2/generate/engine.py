@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -99,9 +100,10 @@ class _Rows:
         self.out = [Completion() for _ in self.keys]
         self.live = list(range(len(self.out)))  # which answer each row writes
         self.lengths_B, self.logits_BV = start.lengths_B[rows], start.logits_BV[rows]
+        # One sample may write into the prompt's own cache: what it leaves behind is overwritten before it is seen.
         self.cache = start.cache.take(rows) if k > 1 else start.cache
 
-    def append(self, tokens: list[int], logprobs: list[float], eos_id: int) -> list[int]:
+    def append(self, tokens: Sequence[int], logprobs: Sequence[float], eos_id: int) -> list[int]:
         """Write one token to each answer that has not ended; returns the rows that go on."""
         going = []
         for row, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
@@ -129,9 +131,10 @@ def _write(model: LanguageModel, rows: _Rows, sampling: Sampling, eos_id: int) -
         at = np.full(len(rows.live), position)
         u = torch.from_numpy(uniform(sampling.seed, rows.keys[rows.live], rows.samples[rows.live], at))
         tokens_B, logprobs_B = draw(rows.logits_BV, u, sampling.temperature, sampling.top_p)
-        if not bool(logprobs_B.isfinite().all()):
-            raise L2Error("the model's logits are not finite; its weights are broken")
-        going = rows.append(tokens_B.tolist(), logprobs_B.tolist(), eos_id)
+        logprobs = logprobs_B.tolist()
+        if not all(map(math.isfinite, logprobs)):
+            raise L2Error("the model gives logits that are no numbers; its weights are broken")
+        going = rows.append(tokens_B.tolist(), logprobs, eos_id)
         if not going:
             break
         if len(going) <= COMPACT * len(rows.live):

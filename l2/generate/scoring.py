@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
 from l2.model.transformer import LanguageModel, ScalarModel
 
@@ -46,14 +48,25 @@ def token_logprobs(model: LanguageModel, tokens_BT: Tensor, temperature: float =
 
 
 def by_length(
-    rows: Sequence[Sequence[int]], batch_size: int, score: Callable[[list[int]], list[float]], on_progress: OnProgress
+    rows: Sequence[Sequence[int]],
+    context: int,
+    batch_size: int,
+    score: Callable[[list[int]], list[float]],
+    on_progress: OnProgress,
 ) -> list[float]:
-    """`score` of batches of indices into `rows`, longest together, given back in the order of `rows`."""
+    """`score` of batches of indices into `rows`, longest together, given back in the order of `rows`.
+
+    Raises UsageError for a row of more than `context` tokens, and L2Error for a score that is no number.
+    """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    if order and len(rows[order[0]]) > context:
+        raise UsageError(f"a text of {len(rows[order[0]])} tokens exceeds the model's context of {context}")
     scores = [0.0] * len(rows)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         for index, value in zip(part, score(part), strict=True):
+            if not math.isfinite(value):
+                raise L2Error(f"the model gives {value} as a score; its weights are broken")
             scores[index] = value
         on_progress(start + len(part), len(order), "")
     return scores
@@ -67,27 +80,41 @@ def loglikelihood(
     batch_size: int = 32,
     on_progress: OnProgress = ignore,
 ) -> list[float]:
-    """Summed log-probability, in nats, of each continuation after its context (which must not be empty)."""
+    """Summed log-probability, in nats, of each continuation after its context; logits are computed for those alone.
+
+    Raises UsageError for an empty context (give BOS at least) and for more tokens than the model's context.
+    """
+    if not all(map(len, contexts)):
+        raise UsageError("a context has no tokens, not even BOS; nothing gives its first token a probability")
     rows = [[*context, *more] for context, more in zip(contexts, continuations, strict=True)]
 
     def score(part: list[int]) -> list[float]:
-        tokens_BT, _ = pad([rows[i] for i in part], model.device)
-        logprobs_BT = token_logprobs(model, tokens_BT).double()
-        spans = [slice(len(contexts[i]) - 1, len(rows[i]) - 1) for i in part]
-        return [float(logprobs[span].sum()) for logprobs, span in zip(logprobs_BT, spans, strict=True)]
+        tokens_BT, lengths_B = pad([rows[i] for i in part], model.device)
+        starts_B = torch.tensor([len(contexts[i]) for i in part], device=model.device)
+        at_T = torch.arange(1, tokens_BT.shape[1], device=model.device)
+        asked_BT = (at_T >= starts_B[:, None]) & (at_T < lengths_B[:, None])
+        targets_N = tokens_BT[:, 1:][asked_BT]
+        logprobs_N, _ = chosen_logprobs(model, model.hidden(tokens_BT)[:, :-1][asked_BT], targets_N)
+        sums: list[float] = asked_BT.double().masked_scatter(asked_BT, logprobs_N.double()).sum(1).tolist()
+        return sums
 
-    return by_length(rows, batch_size, score, on_progress)
+    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress)
 
 
 @torch.inference_mode()
 def last_scores(
     model: ScalarModel, rows: Sequence[Sequence[int]], batch_size: int = 32, on_progress: OnProgress = ignore
 ) -> list[float]:
-    """The reward model's score at the last token of each row: the EOS that ends an answer, where it has one."""
+    """The reward model's raw score at the last token of each row: the EOS that ends an answer, where it has one.
+
+    Raises UsageError for a row without tokens or of more than the model's context, L2Error for a score of no number.
+    """
+    if not all(map(len, rows)):
+        raise UsageError("there are no tokens to score")
 
     def score(part: list[int]) -> list[float]:
         tokens_BT, lengths_B = pad([rows[i] for i in part], model.device)
         scores: list[float] = model(tokens_BT).gather(1, lengths_B[:, None] - 1).squeeze(1).tolist()
         return scores
 
-    return by_length(rows, batch_size, score, on_progress)
+    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress)

