@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
-MANY = {"--shards", "--val-shards", "--data", "--eval-data", "--prompts", "--task", "--pool"}
+MANY = {"--shards", "--val-shards", "--data", "--eval-data", "--prompts", "--eval-prompts", "--task"}
 
 
 class ClosedPipe(Exception):
@@ -59,19 +59,15 @@ def help_text() -> str:
 def spread(argv: list[str]) -> list[str]:
     """Repeat each option of MANY before every one of its values: `--data a b` becomes `--data a --data b`."""
     out: list[str] = []
-    many: str | None = None
+    many = ""
     for word in argv:
         if word.startswith("-") and word != "-":
-            # The option itself is written with its first value; `--data=a` already holds one.
-            many = word if word in MANY else None
-            if many is None:
-                out.append(word)
-        elif many is not None:
+            many = word if word in MANY else ""
+            out.append(word)
+        elif many and out[-1] != many:
             out += [many, word]
         else:
-            out.append(word)
-    if many is not None and (not out or many not in out):
-        out.append(many)  # no value at all: let the parser say so
+            out.append(word)  # an argument, or the first value of an option
     return out
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l2.align.losses import ranking_loss, safety_loss
 from l2.align.preferences import Pair
+from l2.generate.scoring import pad
 from l2.model.transformer import ScalarModel
 from l2.train.loop import Micro, Sums
 from l2.train.order import step_items
@@ -17,11 +18,7 @@ from l2.train.order import step_items
 
 def pair_micro(pairs: Sequence[Pair]) -> Micro:
     """A micro-batch of P pairs as rows [2P, T] padded on the right: the chosen answers, then the rejected ones."""
-    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens_BT = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for row, ids in zip(tokens_BT, rows, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
+    tokens_BT, lengths = pad([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])
     tensors = {
         "tokens_BT": tokens_BT,
         "last_B": lengths - 1,
@@ -33,7 +30,8 @@ def pair_micro(pairs: Sequence[Pair]) -> Micro:
 
 def final_scores(model: ScalarModel, tokens_BT: Tensor, last_B: Tensor) -> Tensor:
     """Scores [B] at position `last_B` of each row: the EOS that ends the answer."""
-    return model(tokens_BT).gather(1, last_B[:, None]).squeeze(1)
+    scores_BT: Tensor = model(tokens_BT)
+    return scores_BT.gather(1, last_B[:, None]).squeeze(1)
 
 
 class Ranking:

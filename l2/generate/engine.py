@@ -47,31 +47,43 @@ def _mix(x: np.ndarray) -> np.ndarray:
     """The finalizer of splitmix64 (Steele et al. 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def uniform(seed: int, keys_B: np.ndarray, samples_B: np.ndarray, positions_B: np.ndarray) -> np.ndarray:
     """Uniform numbers [B] in [0, 1), a function of (seed, key, sample, position): no generator, no state."""
-    state = np.full(len(keys_B), seed & (2**64 - 1), np.uint64)
+    state: np.ndarray = np.full(len(keys_B), seed & (2**64 - 1), np.uint64)
     for part in (keys_B, samples_B, positions_B):
         state = _mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ part.astype(np.uint64)
     return (_mix(state + np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
 
 
+def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
+    """Probabilities [B, V], not normalised, of the tokens whose strictly likelier ones hold at most `top_p` together.
+
+    Meta's rule (paper.md §11), but that equal tokens stay or go together: so it does not depend on how they are sorted.
+    """
+    if probs_BV.is_cuda:
+        ordered_BV = probs_BV.sort(descending=True).values
+    else:  # five times faster than torch's sort
+        ordered_BV = torch.from_numpy(np.sort(probs_BV.numpy())).flip(-1)
+    kept_B1 = (ordered_BV.cumsum(-1, dtype=torch.float64) - ordered_BV <= top_p).sum(-1, keepdim=True).clamp(min=1)
+    return probs_BV.masked_fill(probs_BV < ordered_BV.gather(1, kept_B1 - 1), 0.0)
+
+
 def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """Tokens [B] and the log-probabilities [B] they were drawn with, by inverting the cumulative distribution.
 
-    With top_p < 1, tokens are kept while the mass of the likelier ones is at most top_p (paper.md §11), and the
-    log-probability is that of the cut distribution. Greedy gives the log-probability at temperature 1.
+    With top_p < 1 that is the log-probability under the cut distribution (see `nucleus`); greedy gives the one at
+    temperature 1.
     """
     if temperature == 0.0:
         tokens_B = logits_BV.argmax(-1)
         return tokens_B, logits_BV.log_softmax(-1).gather(1, tokens_B[:, None]).squeeze(1)
     probs_BV = (logits_BV / temperature).softmax(-1)
     if top_p < 1.0:
-        ordered, order = probs_BV.sort(dim=-1, descending=True)
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered > top_p, 0.0)
-        probs_BV = torch.zeros_like(probs_BV).scatter(1, order, ordered)
+        probs_BV = nucleus(probs_BV, top_p)
     mass = probs_BV.cumsum(-1, dtype=torch.float64)
     target = uniform_B.to(mass.device)[:, None] * mass[:, -1:]
     tokens_B = torch.searchsorted(mass, target, right=True).squeeze(1).clamp(max=logits_BV.shape[1] - 1)

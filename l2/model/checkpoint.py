@@ -181,7 +181,7 @@ def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer) -> 
     directory = Path(directory)
     scalar = isinstance(model, ScalarModel)
     config = model.config.to_hf(scalar=scalar) | {"dtype": str(model.dtype).removeprefix("torch.")}
-    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    generation: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     generation |= {"do_sample": True, "temperature": 0.6, "top_p": 0.9}  # Meta's defaults (paper.md §11)
     save_tokenizer(tokenizer, directory)
     if not scalar:

@@ -52,8 +52,7 @@ def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor) -> Tens
     B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
     if q_BHTC.is_cuda:
-        out = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=H != K)
-        return out
+        return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=H != K)
     q = (q_BHTC * C**-0.5).reshape(B, K, (H // K) * T, C)
     scores = torch.matmul(q, k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)
     scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
@@ -111,7 +110,8 @@ class Attention(nn.Module):
         if where.cache is not None:
             k, v = where.cache.put(self.layer, k, v, where.positions_BT, where.mask.shape[-1])
         out = attend(q, k, v, where.mask)
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        y_BTD: Tensor = self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        return y_BTD
 
 
 class SwiGLU(nn.Module):
@@ -142,7 +142,8 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), where)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return out
 
 
 class Where:

@@ -58,6 +58,7 @@ def test_an_option_without_its_value_is_left_for_the_parser():
         assert spread(["x", option]) == ["x", option]
         assert spread([option, "--out", "o"]) == [option, "--out", "o"]
         assert spread([f"{option}=v", "w"]) == [f"{option}=v", "w"]
+        assert spread([option, "a", "b"]) == [option, "a", option, "b"]
 
 
 @pytest.fixture

