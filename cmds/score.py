@@ -43,5 +43,5 @@ def score(
             messages = [*as_messages(record.need("prompt", (str, list))), answer]
         rows.append(encode_dialog(tokenizer, check_messages(messages, record.where)).ids)
     with open_writer(output) as writer, console.progress("scores") as progress:
-        for record in add_rewards(models, records, rows, batch_size, progress):
-            writer.write(record)
+        for scored in add_rewards(models, records, rows, batch_size, progress):
+            writer.write(scored)
