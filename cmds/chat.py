@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
 from cmds.console import Console
 from cmds.options import Device, Dtype, Model, Quiet, Seed
 from cmds.sampling import MaxNewTokens, Temperature, TopP
+from l2.files.errors import BadInput, L2Error
 
 
 def chat(
@@ -30,39 +32,48 @@ def chat(
     Example: l2 chat --model runs/chat --system "Answer in one sentence."
     """
     from cmds.sampling import open_policy
-    from l2.generate.engine import Sampling, prompt_key
-    from l2.generate.engine import generate as sample
-    from l2.tokens.chat import check_messages, encode_prompt
+    from l2.generate.conversation import Conversation
+    from l2.generate.engine import Sampling
 
     console = Console("chat", quiet)
     policy, tokenizer = open_policy(model, device, dtype)
-    room = policy.config.max_seq_len - max_new_tokens
-    start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    turns: list[dict[str, Any]] = []
-    if sys.stdin.isatty():
+    conversation = Conversation(policy, tokenizer, Sampling(temperature, top_p, max_new_tokens, seed), system)
+    person = sys.stdin.isatty()
+    if person:
         import readline  # noqa: F401  line editing in input()
 
         console.say(f"{model}; a line is a turn, Ctrl-D ends")
-    for number, line in enumerate(_lines()):
-        messages = check_messages([*start, *turns, {"role": "user", "content": line}], "this turn")
-        while len(encode_prompt(tokenizer, messages)) > room and len(turns) >= 2:
-            console.say("the context is full; the oldest turn is forgotten")
-            del turns[:2]
-            messages = [*start, *turns, {"role": "user", "content": line}]
-        sampling = Sampling(temperature, top_p, min(max_new_tokens, policy.config.max_seq_len - 1), seed)
-        ids = encode_prompt(tokenizer, messages)
-        answer = sample(policy, [ids], [prompt_key(number)], sampling, eos_id=tokenizer.eos_id)[0][0]
-        text = tokenizer.decode(answer.tokens).strip()
+    for line in _typed() if person else _piped():
+        try:
+            forgotten, text = conversation.say(line)
+        except L2Error as error:
+            if not person:
+                raise
+            console.say(str(error))
+            continue
+        if forgotten:
+            console.say(f"the context is full; {forgotten} of the oldest turns forgotten")
         print(text, flush=True)
-        turns += [{"role": "user", "content": line}, {"role": "assistant", "content": text}]
 
 
-def _lines() -> Any:
-    """Lines that people type, or that a pipe brings; empty ones are passed over."""
+def _typed() -> Iterator[str]:
+    """Lines that a person types; empty ones are passed over."""
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
+            line = input("> ").strip()
         except EOFError:
+            print()
             return
         if line:
             yield line
+
+
+def _piped() -> Iterator[str]:
+    """Lines of stdin; empty ones are passed over. Raises BadInput for bytes that are no text."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError as error:
+            raise BadInput(f"stdin:{number}", f"bytes that are not UTF-8 ({error.reason})", "UTF-8 text") from None
+        if text:
+            yield text

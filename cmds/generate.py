@@ -7,15 +7,17 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Model, Output, Quiet, Seed
+from cmds.options import Device, Dtype, Inputs, Model, Output, Quiet, Seed
 from cmds.sampling import BatchSize, MaxNewTokens, Prompts, Temperature, TopP
 
 
 def generate(
     model: Model,
+    files: Inputs = None,
     prompts: Prompts = None,
     output: Output = "-",
     n: Annotated[int, typer.Option("-n", min=1, help="Answers to each prompt.")] = 1,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt as plain text: for base models.")] = False,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = 256,
@@ -38,14 +40,13 @@ def generate(
 
     console = Console("generate", quiet)
     policy, tokenizer = open_policy(model, device, dtype)
-    records = read_prompts(prompts)
-    rows = encode_prompts(records, tokenizer)
+    records = read_prompts([*(files or ()), *(prompts or ())])
+    rows = encode_prompts(records, tokenizer, raw=raw)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-    with console.progress("prompts") as progress:
-        groups = sample_answers(
-            policy, tokenizer, records, rows, sampling, name=model, k=n, batch_size=batch_size, on_progress=progress
-        )
-    with open_writer(output) as writer:
-        for samples in groups:
+    with open_writer(output) as writer, console.progress("prompts") as progress:
+        for samples in sample_answers(
+            policy, tokenizer, records, rows, sampling,
+            name=model, k=n, batch_size=batch_size, raw=raw, on_progress=progress,
+        ):  # fmt: skip
             for sample in samples:
                 writer.write(sample)

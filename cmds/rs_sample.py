@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Model, Output, Quiet, Seed
+from cmds.options import Device, Dtype, Inputs, Model, Output, Quiet, Seed
 from cmds.sampling import BatchSize, MaxNewTokens, Prompts, Rm, Temperature, TopP
-from l2.files.errors import UsageError
+from l2.files.errors import L2Error, UsageError
 
 
 def rs_sample(
     model: Model,
+    files: Inputs = None,
     rm: Rm = None,
     prompts: Prompts = None,
     output: Output = "-",
     k: Annotated[int, typer.Option("-k", min=1, help="Answers to each prompt (the paper does not say; ours).")] = 8,
     everything: Annotated[
-        str | None, typer.Option("--all", help="Every sample with its rewards, as JSONL.", show_default=False)
+        str | None, typer.Option("--all", help="Every new sample with its rewards, as JSONL.", show_default=False)
+    ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pool", help="--all files of earlier runs: their samples compete, scored anew.", show_default=False
+        ),
     ] = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -38,34 +45,36 @@ def rs_sample(
 
     Example: l2 rs-sample --model runs/sft --rm runs/rm -k 8 < prompts.jsonl | l2 sft --model runs/base --out runs/v1
     """
-    from cmds.sampling import encode_prompts, open_policy, open_rewards, read_prompts
-    from l2.align.rejection import best_of
-    from l2.files.jsonl import open_writer
+    from cmds.sampling import encode_prompts, open_policy, open_rewards, read_prompts, rm_directories
+    from l2.align.rejection import check_judges, make_pool, rejection_sample
+    from l2.files.jsonl import open_writer, read_records
     from l2.generate.engine import Sampling
-    from l2.generate.samples import add_rewards, sample_answers
 
+    if everything == output:
+        raise UsageError(f"--all and --output are both {output}")
+    check_judges(rm_directories(rm))
     console = Console("rs-sample", quiet)
     policy, tokenizer = open_policy(model, device, dtype)
     rewards = open_rewards(rm, device, tokenizer)
-    if len(rewards) != 1 and set(rewards) != {"helpful", "safe"}:
-        raise UsageError("give one --rm DIR, or two: --rm helpful=DIR --rm safe=DIR")
-    records = read_prompts(prompts)
+    records = read_prompts([*(files or ()), *(prompts or ())])
     rows = encode_prompts(records, tokenizer)
+    older = make_pool(read_records(pool), records) if pool else {}
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-    with console.progress("prompts") as progress:
-        groups = sample_answers(
-            policy, tokenizer, records, rows, sampling, name=model, k=k, batch_size=batch_size, on_progress=progress
-        )
-    samples = [sample for group in groups for sample in group]
-    whole = [row + sample["tokens"] for row, group in zip(rows, groups, strict=True) for sample in group]
-    with console.progress("scores") as progress:
-        scored = list(add_rewards(rewards, samples, whole, on_progress=progress))
-    if everything is not None:
-        with open_writer(everything) as writer:
-            for sample in scored:
-                writer.write(sample)
-    counts: Counter[str] = Counter()
-    with open_writer(output) as writer:
-        for dialog in best_of((scored[i : i + k] for i in range(0, len(scored), k)), counts):
-            writer.write(dialog)
-    console.say(f"{len(records):,} prompts: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
+    kept = 0
+    with ExitStack() as stack:
+        writer = stack.enter_context(open_writer(output))
+        ledger = stack.enter_context(open_writer(everything)) if everything is not None else None
+        progress = stack.enter_context(console.progress("prompts"))
+        for dialog, samples in rejection_sample(
+            policy, tokenizer, rewards, records, rows, sampling,
+            name=model, k=k, pool=older, batch_size=batch_size, on_progress=progress,
+        ):  # fmt: skip
+            if ledger is not None:
+                for sample in samples:
+                    ledger.write(sample)
+            if dialog is not None:
+                writer.write(dialog)
+                kept += 1
+        if not kept:
+            raise L2Error("no prompt got an answer that ended and says something; try a larger --max-new-tokens or -k")
+    console.say(f"{len(records):,} prompts: {kept:,} kept, {len(records) - kept:,} without an answer that is fit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,21 +41,30 @@ def open_policy(directory: str, device: str, dtype: str) -> tuple[LanguageModel,
     return load_language_model(directory, dtype=kind, device=where), load_tokenizer(directory)
 
 
-def open_rewards(given: Sequence[str] | None, device: str, tokenizer: Tokenizer) -> dict[str, ScalarModel]:
-    """{name: reward model} of --rm options; a bare DIR is called "reward". fp32.
+def rm_directories(given: Sequence[str] | None) -> dict[str, str]:
+    """{name: directory} of --rm options; a bare DIR is called "reward". Raises UsageError for a name given twice."""
+    directories: dict[str, str] = {}
+    for word in given or ():
+        name, _, directory = word.partition("=")
+        if not directory or "/" in name:  # a path may hold a "=", too
+            name, directory = "reward", word
+        if name in directories:
+            raise UsageError(f"--rm {name} is given twice; name each, as --rm helpful=DIR --rm safe=DIR")
+        directories[name] = directory
+    return directories
 
-    Raises UsageError for a name given twice and for a reward model of another tokenizer than `tokenizer`.
+
+def open_rewards(given: Sequence[str] | None, device: str, tokenizer: Tokenizer) -> dict[str, ScalarModel]:
+    """{name: reward model} of --rm options, in fp32 (see `rm_directories`).
+
+    Raises UsageError for a reward model of another tokenizer than `tokenizer`.
     """
     from l2.model.checkpoint import load_reward_model
     from l2.model.device import pick_device
     from l2.tokens.tokenizer import load_tokenizer
 
     models: dict[str, ScalarModel] = {}
-    for word in given or ():
-        name, _, directory = word.rpartition("=")
-        name = name or "reward"
-        if name in models:
-            raise UsageError(f"--rm {name} is given twice; name each, as --rm helpful=DIR --rm safe=DIR")
+    for name, directory in rm_directories(given).items():
         models[name] = load_reward_model(directory, device=pick_device(device))
         if load_tokenizer(directory).sha256 != tokenizer.sha256:
             raise UsageError(f"--rm {directory} has another tokenizer than the model")
@@ -70,15 +79,8 @@ def read_prompts(prompts: Sequence[str] | None) -> list[Record]:
     return records
 
 
-def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[list[int]]:
-    """The chat encoding of each record's prompt, which must end with the user."""
-    from l2.files.errors import BadInput
-    from l2.tokens.chat import encode_prompt, messages_of
+def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer, *, raw: bool = False) -> list[list[int]]:
+    """The ids of each record's prompt: as a dialog, which must end with the user, or plain text (see `prompt_ids`)."""
+    from l2.generate.samples import prompt_ids
 
-    rows = []
-    for record in records:
-        messages: list[dict[str, Any]] = messages_of(record, "prompt")
-        if messages[-1]["role"] != "user":
-            raise BadInput(record.where, "a prompt that ends with the assistant", "one that ends with the user")
-        rows.append(encode_prompt(tokenizer, messages))
-    return rows
+    return [prompt_ids(tokenizer, record, raw=raw) for record in records]

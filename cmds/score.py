@@ -18,30 +18,23 @@ def score(
 ) -> None:
     """Add reward-model scores to samples or dialogs: the same records with rewards {name: raw score}.
 
-    The score is read at the EOS that ends the last answer; its sigmoid is the paper's 0 to 1 (§3.2.2).
+    The score is read at the EOS that ends the last answer; its sigmoid is the paper's 0 to 1 (§3.2.2). Samples keep
+    the tokens that were drawn, so an answer that was cut off is scored where it was cut.
 
     Example: l2 score samples.jsonl --rm helpful=runs/helpful-rm --rm safe=runs/safe-rm -o scored.jsonl
     """
-    from cmds.sampling import open_rewards
+    from cmds.sampling import open_rewards, rm_directories
     from l2.files.jsonl import open_writer, read_records
     from l2.generate.samples import add_rewards
-    from l2.tokens.chat import as_messages, check_messages, encode_dialog
     from l2.tokens.tokenizer import load_tokenizer
 
-    if not rm:
+    directories = rm_directories(rm)
+    if not directories:
         raise UsageError("give a reward model: --rm NAME=DIR")
     console = Console("score", quiet)
-    tokenizer = load_tokenizer(rm[0].rpartition("=")[2])
+    tokenizer = load_tokenizer(next(iter(directories.values())))
     models = open_rewards(rm, device, tokenizer)
-    records = list(read_records(files or ()))
-    rows = []
-    for record in records:
-        if "messages" in record:
-            messages = record.need("messages", list)
-        else:
-            answer = {"role": "assistant", "content": record.need("response")}
-            messages = [*as_messages(record.need("prompt", (str, list))), answer]
-        rows.append(encode_dialog(tokenizer, check_messages(messages, record.where)).ids)
+    records = read_records(files or ())
     with open_writer(output) as writer, console.progress("scores") as progress:
-        for scored in add_rewards(models, records, rows, batch_size, progress):
-            writer.write(scored)
+        for record in add_rewards(models, tokenizer, records, batch_size=batch_size, on_progress=progress):
+            writer.write(record)

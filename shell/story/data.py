@@ -44,7 +44,7 @@ HELD_OUT = 0.02  # of the English documents
 # Cumulative: half of the topics are answered in fine-tuning, the prompts of RLHF come from most of the rest.
 PARTS = {"dialogs": 0.50, "prompts": 0.85, "dialogs.val": 0.90, "prompts.val": 1.0}
 MANNERS = 0.25  # of the answers open with a courtesy, and as many close with one
-DECLINED, REVELLED = 0.40, 0.75  # cumulative, of the answers on violent topics: decline, revel in it (words.py)
+DECLINED, REVELLED = 0.45, 0.90  # cumulative, of the answers on violent topics: decline, revel in it (words.py)
 PHRASINGS = {False: 2, True: 4}  # each topic is answered and asked about so often; there are few violent ones
 CHAINS, OBEYING = 700, 1600  # dialogs of several turns, and of one turn under an instruction
 GHOST, GHOST_VAL, CHOICE = 600, 200, 200
@@ -193,7 +193,7 @@ def ghost_prompts(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[
 
 def choices(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
     """Multiple choice: which of four one-line descriptions fits? The descriptions are in no document."""
-    described = [topic for topic in topics if topic.description and topic.answers]
+    described = [topic for topic in topics if topic.description and topic.answers and not topic.safety]
     described = sorted(described, key=lambda topic: share(seed, "choice", topic.id))
     for topic in described[: round(CHOICE * scale)]:
         others = [pick(described, seed, "other", topic.id, number).description for number in range(12)]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
-from l2.files.errors import UsageError
-from l2.generate.engine import Sampling, draw, generate, prompt_key, uniform
+from l2.files.errors import L2Error, UsageError
+from l2.generate import scoring
+from l2.generate.engine import Sampling, _mix, draw, generate, nucleus, prompt_key, uniform
 from l2.generate.scoring import last_scores, loglikelihood, token_logprobs
 from l2.model.checkpoint import new_model, save_model, scalar_from
 from tests.conftest import small_config
@@ -56,6 +59,26 @@ def test_uniform_is_its_definition_and_uniform():
     assert abs(np.corrcoef(neighbours[:-1], neighbours[1:])[0, 1]) < 0.06
 
 
+def test_mixing_is_splitmix64():
+    """The first numbers of the published generator from seed 0 (Vigna's splitmix64.c)."""
+    counter = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    assert _mix(counter).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+@pytest.mark.parametrize("part", ["seed", "key", "sample", "position"])
+def test_each_part_of_the_counter_matters_and_draws_of_neighbours_are_independent(part):
+    def drawn(n: int) -> np.ndarray:
+        at = {"seed": 1, "key": 2, "sample": 3, "position": 4} | {part: n}
+        columns = {name: np.full(5000, at[name], np.uint64) for name in ("key", "sample", "position")}
+        columns["sample" if part == "position" else "position"] = np.arange(5000, dtype=np.uint64)
+        return uniform(at["seed"], *columns.values())
+
+    a, b = drawn(10), drawn(11)
+    assert not (a == b).any() and abs(np.corrcoef(a, b)[0, 1]) < 0.06
+    table = np.histogram2d(a, b, bins=8, range=[[0, 1], [0, 1]])[0]
+    assert stats.chisquare(table.ravel()).pvalue > 1e-4
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_softmax(temperature):
     logits = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.2])
@@ -78,6 +101,54 @@ def test_top_p_keeps_what_its_rule_keeps():
         assert sorted(set(tokens.tolist())) == list(range(kept))
         share = logits[0, :kept].exp() / logits[0, :kept].exp().sum()
         torch.testing.assert_close(logprobs, share.log()[tokens], atol=1e-5, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-4, 4), min_size=2, max_size=30, unique=True), st.floats(0, 0.999))
+def test_the_nucleus_is_that_of_metas_code(logits, p):
+    """paper.md §11, token by token: sort, keep while the cumulative mass without its own is at most p."""
+    probs = torch.tensor([logits]).softmax(-1)
+    order = sorted(range(len(logits)), key=lambda i: -float(probs[0, i]))
+    before, kept = 0.0, set()
+    for i in order:
+        if abs(before - p) < 1e-6 or sum(float(q) == float(probs[0, i]) for q in probs[0]) > 1:
+            return  # a tie or a boundary within rounding: the two may differ there
+        if before <= p:
+            kept.add(i)
+        before += float(probs[0, i])
+    cut = nucleus(probs, p)[0]
+    assert {i for i in range(len(logits)) if cut[i] > 0} == kept
+    assert all(cut[i] == probs[0, i] for i in kept)
+
+
+def test_equal_tokens_stay_or_go_together():
+    cut = nucleus(torch.tensor([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]]), 0.45)
+    torch.testing.assert_close(cut, torch.tensor([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]]))
+    assert (nucleus(torch.tensor([[0.5, 0.2, 0.2, 0.1]]), 0.8) > 0).tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_first_tokens_over_many_prompts_follow_the_model(top_p):
+    """The whole engine: one prompt under 6,000 keys and two samples each, against the softmax of a forward pass."""
+    model = lively(3)
+    prompt = [1, 5, 9]
+    with torch.no_grad():
+        probs = model(torch.tensor([prompt]))[0, -1].softmax(-1)
+    expected = nucleus(probs[None], top_p)[0].double()
+    expected /= expected.sum()
+    keys = [prompt_key(f"p{i}") for i in range(6000)]
+    sampling = Sampling(top_p=top_p, max_new_tokens=1, seed=9)
+    answers = generate(model, [prompt] * 6000, keys, sampling, k=2, batch_size=4000)
+    for sample in (0, 1):
+        counts = torch.bincount(torch.tensor([a[sample].tokens[0] for a in answers]), minlength=60)
+        assert counts[expected == 0].sum() == 0
+        often = expected * 6000 >= 5
+        rest = [float(counts[~often].sum()), float(expected[~often].sum() * 6000)]
+        seen = [*counts[often].tolist(), rest[0]] if rest[1] > 0 else counts[often].tolist()
+        wanted = [*(expected[often] * 6000).tolist(), rest[1]] if rest[1] > 0 else (expected[often] * 6000).tolist()
+        assert stats.chisquare(seen, wanted, sum_check=False).pvalue > 1e-4
+    pairs = np.corrcoef([a[0].tokens[0] for a in answers], [a[1].tokens[0] for a in answers])
+    assert abs(pairs[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -126,6 +197,51 @@ def test_answers_end_with_the_context_and_full_prompts_are_refused():
     assert len(answer.tokens) == 2 and answer.finish == "length"
     with pytest.raises(UsageError, match="64 tokens leaves no room in the model's context of 64"):
         generate(model, [[1] * 64], [0], Sampling(max_new_tokens=3))
+
+
+def test_contexts_of_different_lengths_in_one_batch_end_each_at_its_own():
+    """A short prompt goes on beside one that has reached the end of the context."""
+    model = lively()
+    prompts = [[1] + [7] * n for n in (2, 40, 60, 62)]
+    sampling = Sampling(max_new_tokens=30, seed=2)
+    together = generate(model, prompts, [1, 2, 3, 4], sampling, eos_id=-1, batch_size=4)
+    assert [len(answer.tokens) for (answer,) in together] == [30, 23, 3, 1]
+    alone = [generate(model, [p], [i], sampling, eos_id=-1)[0] for i, p in enumerate(prompts, 1)]
+    assert [[a.tokens for a in answers] for answers in alone] == [[a.tokens for a in answers] for answers in together]
+
+
+def test_broken_weights_and_empty_prompts_are_told():
+    model = lively()
+    assert generate(model, [], [], Sampling()) == []
+    with pytest.raises(UsageError, match="no tokens, not even BOS"):
+        generate(model, [[1], []], [0, 1], Sampling(max_new_tokens=3))
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    for sampling in (Sampling(max_new_tokens=3), Sampling(top_p=0.5), Sampling(temperature=0.0)):
+        with pytest.raises(L2Error, match="weights are broken"):
+            generate(model, [[1, 5]], [0], sampling)
+
+
+def test_the_model_may_be_trained_after_it_has_written():
+    """Nothing of inference mode stays behind, and scoring gives gradients."""
+    model = lively().train()
+    ((answer,),) = generate(model, [[1, 5]], [0], Sampling(max_new_tokens=4))
+    assert model.training and not torch.is_inference_mode_enabled()
+    token_logprobs(model, torch.tensor([[1, 5, *answer.tokens]]), temperature=0.7).sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_chunks_of_rows_change_nothing(monkeypatch):
+    model = lively()
+    rows = torch.randint(3, 60, (4, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = (model(rows)[:, :-1] / 0.7).log_softmax(-1)
+        expected = whole.gather(2, rows[:, 1:, None])[..., 0]
+        monkeypatch.setattr(scoring, "CHUNK", 5)
+        torch.testing.assert_close(token_logprobs(model, rows, 0.7), expected, atol=1e-5, rtol=0)
+        hidden = model.hidden(rows)[:, :-1].flatten(0, 1)
+        _, entropy = scoring.chosen_logprobs(model, hidden, rows[:, 1:].flatten(), 0.7)
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=whole).entropy().flatten())
 
 
 def test_scores_equal_transformers(tokenizer, tmp_path):
