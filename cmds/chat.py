@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Model, Quiet, Seed
-from cmds.sampling import MaxNewTokens, Temperature, TopP
+from cmds.options import Device, Model, Quiet, Seed
+from cmds.sampling import Dtype, MaxNewTokens, Temperature, TopP
 from l2.files.errors import BadInput, L2Error
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Inputs, Model, Output, Quiet, Seed
-from cmds.sampling import BatchSize, MaxNewTokens, Prompts, Temperature, TopP
+from cmds.options import Device, Inputs, Model, Output, Quiet, Seed
+from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Prompts, Temperature, TopP
 
 
 def generate(

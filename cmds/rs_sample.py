@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Inputs, Model, Output, Quiet, Seed
-from cmds.sampling import BatchSize, MaxNewTokens, Prompts, Rm, Temperature, TopP
+from cmds.options import Device, Inputs, Model, Output, Quiet, Seed
+from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Prompts, Rm, Temperature, TopP
 from l2.files.errors import L2Error, UsageError
 
 

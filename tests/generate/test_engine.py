@@ -124,6 +124,8 @@ def test_the_nucleus_is_that_of_metas_code(logits, p):
 def test_equal_tokens_stay_or_go_together():
     cut = nucleus(torch.tensor([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]]), 0.45)
     torch.testing.assert_close(cut, torch.tensor([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]]))
+    at_most = nucleus(torch.tensor([[0.5, 0.25, 0.125, 0.125]]), 0.5)  # 0.5 before the second: not more than 0.5
+    assert (at_most > 0).tolist() == [[True, True, False, False]]
     assert (nucleus(torch.tensor([[0.5, 0.2, 0.2, 0.1]]), 0.8) > 0).tolist() == [[True, True, True, False]]
 
 
@@ -202,10 +204,10 @@ def test_answers_end_with_the_context_and_full_prompts_are_refused():
 def test_contexts_of_different_lengths_in_one_batch_end_each_at_its_own():
     """A short prompt goes on beside one that has reached the end of the context."""
     model = lively()
-    prompts = [[1] + [7] * n for n in (2, 40, 60, 62)]
+    prompts = [[1] + [7] * n for n in (2, 3, 4, 5, 40, 62)]  # one of six ended: not yet worth a copy of the cache
     sampling = Sampling(max_new_tokens=30, seed=2)
-    together = generate(model, prompts, [1, 2, 3, 4], sampling, eos_id=-1, batch_size=4)
-    assert [len(answer.tokens) for (answer,) in together] == [30, 23, 3, 1]
+    together = generate(model, prompts, range(1, 7), sampling, eos_id=-1, batch_size=6)
+    assert [len(answer.tokens) for (answer,) in together] == [30, 30, 30, 30, 23, 1]
     alone = [generate(model, [p], [i], sampling, eos_id=-1)[0] for i, p in enumerate(prompts, 1)]
     assert [[a.tokens for a in answers] for answers in alone] == [[a.tokens for a in answers] for answers in together]
 
