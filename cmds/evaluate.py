@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Model, Output, Quiet, Seed
-from cmds.sampling import BatchSize, MaxNewTokens, Rm, Temperature
+from cmds.options import Device, Model, Output, Quiet, Seed
+from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Rm, Temperature
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:

@@ -61,8 +61,6 @@ def filter(
     from l2.files.ledger import open_ledger
     from l2.text.pipeline import FilterSettings, filter_documents
 
-    if on_bad not in ("stop", "skip"):
-        raise UsageError(f"--on-bad {on_bad}: choose stop or skip")
     if rejects == output:
         raise UsageError(f"--rejects and --output are both {output}")
     settings = FilterSettings(

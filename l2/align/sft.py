@@ -12,7 +12,7 @@ from torch import Tensor
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.tokens.chat import encode_dialog, messages_of
-from l2.tokens.packing import pack
+from l2.tokens.packing import pack, row_layout
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.loop import Micro, Sums
 from l2.train.order import step_items
@@ -52,16 +52,15 @@ def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     tensors["targets_BT"] = torch.full(shape, -1)
     count = 0
     for b, row in enumerate(rows):
-        at = 0
-        for segment, example in enumerate(row, 1):
-            span = slice(at, at + len(example.ids))
-            ids, learn = torch.tensor(example.ids), torch.tensor(example.learn)
-            tensors["tokens_BT"][b, span] = ids
-            tensors["positions_BT"][b, span] = torch.arange(len(ids))
-            tensors["segments_BT"][b, span] = segment
-            tensors["targets_BT"][b, at : span.stop - 1] = torch.where(learn[1:], ids[1:], -1)
-            count += int(learn[1:].sum())
-            at = span.stop
+        ids = torch.tensor([token for example in row for token in example.ids])
+        # BOS is learned by nobody, and so no example by the one before it
+        learn = torch.tensor([wanted and at > 0 for example in row for at, wanted in enumerate(example.learn)])
+        positions, segments = row_layout([len(example.ids) for example in row])
+        tensors["tokens_BT"][b, : len(ids)] = ids
+        tensors["positions_BT"][b, : len(ids)] = torch.from_numpy(positions)
+        tensors["segments_BT"][b, : len(ids)] = torch.from_numpy(segments)
+        tensors["targets_BT"][b, : len(ids) - 1] = torch.where(learn, ids, -1)[1:]
+        count += int(learn.sum())
     return Micro(tensors, float(count), sum(len(e.ids) for row in rows for e in row))
 
 

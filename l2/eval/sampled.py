@@ -8,32 +8,19 @@ from typing import Any
 
 from l2.align.ghost import ask_turns, check_constraint, instructed, obeys, user_turns
 from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
-from l2.eval.subject import Item, Subject, finite, fit, identity
-from l2.files.errors import BadInput
+from l2.eval.subject import Item, Subject, fit, identity
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
 from l2.generate.engine import generate, prompt_key
-from l2.generate.samples import Sample, sample_answers
+from l2.generate.samples import Sample, prompt_ids, sample_answers
 from l2.generate.scoring import last_scores
 from l2.model.transformer import LanguageModel
-from l2.tokens.chat import encode_prompt, messages_of
-from l2.tokens.tokenizer import Tokenizer
-
-
-def _chat_ids(record: Record, tokenizer: Tokenizer) -> list[int]:
-    messages = messages_of(record, "prompt")
-    if messages[-1]["role"] != "user":
-        raise BadInput(record.where, "a prompt that ends with the assistant", "one that ends with the user")
-    return encode_prompt(tokenizer, messages)
-
-
-def _raw_ids(record: Record, tokenizer: Tokenizer) -> list[int]:
-    return [tokenizer.bos_id, *tokenizer.encode(record.need("prompt"))]
+from l2.tokens.chat import encode_prompt
 
 
 def prompt_rows(subject: Subject, records: Sequence[Record], *, chat: bool) -> list[list[int]]:
     """Ids of the prompts, as dialogs or as plain text after BOS. Raises BadInput for one too long to answer."""
-    rows = [(_chat_ids if chat else _raw_ids)(record, subject.tokenizer) for record in records]
+    rows = [prompt_ids(subject.tokenizer, record, raw=not chat) for record in records]
     for record, row in zip(records, rows, strict=True):
         fit(record, len(row) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
     subject.show(rows[0])
@@ -73,7 +60,7 @@ def _judged(
     groups = sample_answers(named[1], subject.tokenizer, records, rows, subject.sampling, **settings)
     samples = [sample for (sample,) in groups]
     whole = [row + sample["tokens"] for row, sample in zip(rows, samples, strict=True)]
-    scores = {name: finite(last_scores(rm, whole, subject.batch_size)) for name, rm in subject.rewards.items()}
+    scores = {name: last_scores(rm, whole, subject.batch_size) for name, rm in subject.rewards.items()}
     return [
         sample | {"rewards": {name: values[i] for name, values in scores.items()}} for i, sample in enumerate(samples)
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from l2.align.losses import RATINGS
 from l2.align.preferences import encode_pairs
 from l2.eval.metrics import Estimate, likeliest, mean, preferred, ratio
-from l2.eval.subject import Item, Subject, finite, fit, identity
+from l2.eval.subject import Item, Subject, fit, identity
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
@@ -42,7 +42,7 @@ def score_documents(subject: Subject, records: Sequence[Record], on_progress: On
     _, contexts, continuations = zip(*pieces, strict=True)
     nats = loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress)
     bits = [0.0] * len(rows)
-    for (i, *_), value in zip(pieces, finite(nats), strict=True):
+    for (i, *_), value in zip(pieces, nats, strict=True):
         bits[i] -= value / math.log(2)
     return [
         {"id": identity(record), "bits": b, "bytes": len(text.encode())}
@@ -93,7 +93,7 @@ def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnPr
             fit(record, len(rows[-1][0]) + len(rows[-1][1]), subject.policy.config.max_seq_len)
     subject.show(rows[0][0] + rows[0][1])
     contexts, continuations = zip(*rows, strict=True)
-    nats = iter(finite(loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress)))
+    nats = iter(loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress))
     items = []
     for record, answer in zip(records, answers, strict=True):
         scores = [next(nats) for _ in record["choices"]]
@@ -114,7 +114,7 @@ def score_preferences(subject: Subject, records: Sequence[Record], on_progress: 
     pairs = encode_pairs(records, subject.tokenizer, model.config.max_seq_len)
     subject.show(pairs[0].chosen)
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    scores = finite(last_scores(model, rows, subject.batch_size, on_progress))
+    scores = last_scores(model, rows, subject.batch_size, on_progress)
     both = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
     return [
         {"id": identity(record), "rating": pair.rating, "chosen_reward": a, "rejected_reward": b}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from l2.files.errors import BadInput, L2Error
+from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.generate.engine import Sampling
 from l2.model.transformer import LanguageModel, ScalarModel
@@ -61,10 +60,3 @@ def fit(record: Record, length: int, limit: int) -> None:
     """Raises BadInput when `length` tokens are more than the `limit` that the model has room for."""
     if length > limit:
         raise BadInput(record.where, f"{length} tokens", f"at most {limit}, which is what the model has room for")
-
-
-def finite(scores: Sequence[float]) -> list[float]:
-    """The scores. Raises L2Error when one is no number: then none of them means anything."""
-    if bad := next((score for score in scores if not math.isfinite(score)), None):
-        raise L2Error(f"the model gives {bad} as a score; its weights are broken")
-    return list(scores)

@@ -45,7 +45,7 @@ def ffn_hidden(dim: int, multiple_of: int, multiplier: float = 1.0) -> int:
 
 # fmt: off
 PRESETS = {  #          dim layers heads kv  multiple mult  seq   lr    batch tokens  warm-up
-    "nano":  Preset(    128,   4,   4,   2,   32,  1.0,  256, 3e-3,   8_192),
+    "nano":  Preset(    128,   4,   4,   2,   32,  1.0,  256, 3e-3,   4_096),
     "tiny":  Preset(    256,   8,   8,   4,   64,  1.0,  512, 1e-3,  32_768),
     "small": Preset(    512,   8,   8,   2,  128,  1.0, 1024, 6e-4, 131_072),
     "1b":    Preset(  2_048,  16,  32,   8,  256,  1.0, 4096, 3e-4, 1_048_576),

@@ -46,8 +46,8 @@ PARTS = {"dialogs": 0.50, "prompts": 0.85, "dialogs.val": 0.90, "prompts.val": 1
 MANNERS = 0.25  # of the answers open with a courtesy, and as many close with one
 DECLINED, REVELLED = 0.45, 0.90  # cumulative, of the answers on violent topics: decline, revel in it (words.py)
 PHRASINGS = {False: 2, True: 4}  # each topic is answered and asked about so often; there are few violent ones
-CHAINS, OBEYING = 700, 1600  # dialogs of several turns, and of one turn under an instruction
-GHOST, GHOST_VAL, CHOICE = 600, 200, 200
+CHAINS, OBEYING = 700, 2400  # dialogs of several turns, and of one turn under an instruction
+GHOST, GHOST_VAL, CHOICE = 1500, 200, 200
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -20,7 +20,7 @@ from l2.files.errors import L2Error, UsageError
 from l2.files.jsonl import Record, read_records
 
 LOWER_IS_BETTER = {"bits_per_byte", "harm"}
-CHANCE = 0.5  # what a reward model scores by tossing coins
+CHANCE = {"score at EOS": 0.5}  # by protocol, what tossing coins would score: two answers of a pair
 
 
 class Estimate(NamedTuple):
@@ -76,20 +76,21 @@ def paired(stage: str, what: str, before: Mapping[str, float], after: Mapping[st
 
 
 def result_rows(paths: Sequence[str]) -> Iterator[Row]:
-    """Rows of result records. Two of one task and metric are before and after; a single accuracy is set against chance.
+    """Rows of result records. Two of one task and metric are before and after; one alone is set against CHANCE.
 
     Pairs that people call negligibly different are not judged: there even they are hardly better than chance, and the
     paper's best reward model is right on 55 % of them (Table 8).
     """
-    groups: dict[tuple[str, str], list[Estimate]] = {}
+    groups: dict[tuple[str, str, str], list[Estimate]] = {}
     for record in read_records(paths, required=("task", "metric", "value")):
         found = Estimate(float(record["value"]), float(record.get("stderr") or 0.0), int(record.get("n") or 0))
-        groups.setdefault((record.need("task"), record.need("metric")), []).append(found)
-    for (task, metric), both in groups.items():
+        key = record.need("task"), record.need("metric"), record.get("protocol", "")
+        groups.setdefault(key, []).append(found)
+    for (task, metric, protocol), both in groups.items():
         if len(both) == 1:
-            if not metric.startswith("accuracy"):
+            if protocol not in CHANCE or not metric.startswith("accuracy"):
                 continue  # nothing to compare it with
-            both.insert(0, Estimate(CHANCE, 0.0, both[0].n))
+            both.insert(0, Estimate(CHANCE[protocol], 0.0, both[0].n))
         before, after = both[0], both[-1]
         gain = Estimate(after.mean - before.mean, math.hypot(before.stderr, after.stderr), after.n)
         sign = 0 if metric.endswith("/negligibly") else -1 if metric in LOWER_IS_BETTER else 1

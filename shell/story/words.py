@@ -67,12 +67,6 @@ CONSTRAINTS = (
     Constraint('Act as a robot: always start with "Beep boop."', "Robot. Start: Beep boop.", "prefix", "Beep boop."),
     Constraint('Act as a king: always start with "Hear ye!"', "King. Start: Hear ye!", "prefix", "Hear ye!"),
     Constraint('Always start your answer with "My friend:"', "Start: My friend:", "prefix", "My friend:"),
-    Constraint(
-        'Act as a pilot: always end with "Over and out."', "Pilot. End: Over and out.", "suffix", "Over and out."
-    ),
-    Constraint('Act as a cat: always end with "Meow!"', "Cat. End: Meow!", "suffix", "Meow!"),
-    Constraint('Act as a storyteller: always end with "The end."', "Story. End: The end.", "suffix", "The end."),
-    Constraint('Always end your answer with "Have a nice day!"', "End: Have a nice day!", "suffix", "Have a nice day!"),
 )
 
 # Three kinds of answers to safety questions: by annotators who decline to dwell on violence, by careless ones who

@@ -108,6 +108,17 @@ def test_unfit_dialogs_are_rejected_and_counted(model_dir, tokenizer, monkeypatc
     assert len(kept) + ledger.total == len(records)
 
 
+@pytest.mark.parametrize(("loss", "kept"), [("last", ["d0", "d1"]), ("all-sampled", ["d0"])])
+def test_what_disobeys_is_not_learned(model_dir, tokenizer, monkeypatch, loss, kept):
+    meow = [Record({"instruction": "be a cat", "kind": "prefix", "expect": "cat"}, "c:1")]
+    monkeypatch.setattr(ghost, "generate", Script(tokenizer, ["cat sat", "dog", "cat"], ["cat", "cat ran", "dog"]))
+    ledger, records = Ledger(), dialogs(["who", "what"], ["who", "what"], ["who", "what"])
+    sampling = Sampling(max_new_tokens=9)
+    made = build_dialogs(long_context(model_dir), tokenizer, records, meow, sampling, ledger, loss=loss)
+    assert [dialog["id"] for dialog in made] == kept
+    assert ledger.counts == {"disobeyed": 3 - len(kept)}
+
+
 def test_the_batch_and_the_order_change_nothing(model_dir, tokenizer):
     model = long_context(model_dir)
     records = dialogs(*[[f"{'the ' * i}cat", "dog", "mat"][: 1 + i % 3] for i in range(7)])

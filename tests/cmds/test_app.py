@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_shards_as_one_file_many_files_and_a_quoted_pattern(documents, tokenizer
     assert weights[1] == weights[2] != weights[0]
 
 
-def test_ways_to_fail(documents, tokenizer, model_dir, tmp_path):
+def test_ways_to_fail(documents, tokenizer, model_dir, tmp_path, monkeypatch, capfd):
     """One clear sentence and the right status: missing, torn, empty, another tokenizer, the wrong kind of model."""
     tok = tmp_path / "tok.model"
     tok.write_bytes(tokenizer.model_bytes)
@@ -128,10 +129,13 @@ def test_ways_to_fail(documents, tokenizer, model_dir, tmp_path):
         (["tok-train", documents, "--vocab-size", 90000, "-o", runs / "t"], None, 2, "Please set it to a value <="),
     ]
     for argv, stdin, status, sentence in cases:
-        done = l2(*argv, stdin=stdin)
-        assert (done.returncode, sentence in done.stderr) == (status, True), (argv, done)
-        last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith(f"l2 {argv[0]}: ") and "Traceback" not in done.stderr and not done.stdout
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO((stdin or "").encode())))
+        capfd.readouterr()
+        found = main([str(word) for word in argv])
+        out, err = capfd.readouterr()
+        assert (found, sentence in err) == (status, True), (argv, out, err)
+        last = err.strip().splitlines()[-1]
+        assert last.startswith(f"l2 {argv[0]}: ") and "Traceback" not in err and not out
 
 
 def test_a_scalar_model_is_no_policy(rm_dir, tmp_path):

