@@ -39,6 +39,10 @@ class ClosedPipe(Exception):
     """Nobody reads our stdout any more."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
 def help_text() -> str:
     """What `l2 --help` prints."""
     lines = [
@@ -84,10 +88,14 @@ def run(name: str, argv: list[str]) -> None:
 
     @functools.wraps(function)
     def command(**options: Any) -> None:
+        # typer would make exit statuses out of these two without a word
         try:
             function(**options)
+            sys.stdout.flush()
         except BrokenPipeError:
-            raise ClosedPipe from None  # typer would make an exit status of 1 out of it
+            raise ClosedPipe from None
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     app.command(name=name)(command)
     typer.main.get_command(app).main(args=spread(argv), prog_name=f"l2 {name}", standalone_mode=True)
@@ -134,7 +142,7 @@ def guarded(name: str, argv: list[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return fail(name, f"{where}{error.strerror or error}", 1)
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         return fail(name, "interrupted", 130)
     except SystemExit as end:
         return exit_status(end)

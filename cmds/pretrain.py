@@ -27,21 +27,26 @@ def pretrain(
         str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Optimizer steps; 0: untrained. Default: one epoch.")
+        int | None, typer.Option("--steps", min=0, help="Optimizer steps; 0: untrained. Default: one epoch.")
     ] = None,
-    seq_len: Annotated[int | None, typer.Option("--seq-len", help="Context in tokens; default: the preset's.")] = None,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", min=2, help="Context in tokens; default: the preset's.")
+    ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", help="Tokens a step; default: the preset's (paper: 4M).")
+        int | None, typer.Option("--batch-tokens", min=1, help="Tokens a step; default: the preset's (paper: 4M).")
     ] = None,
     micro_batch: Annotated[
-        int | None, typer.Option("--micro-batch", help="Windows at once; memory only. Default: about 2k tokens (ours).")
+        int | None,
+        typer.Option("--micro-batch", min=1, help="Windows at once; memory only. Default: about 2k tokens (ours)."),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate; default: the preset's.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0.0, help="Peak learning rate; default: the preset's.")
+    ] = None,
     cross_document: Annotated[
         bool, typer.Option("--cross-document", help="Let documents in one window see one another.")
     ] = False,
-    save_every: Annotated[int, typer.Option("--save-every", help="Steps between checkpoints (ours).")] = 200,
-    eval_every: Annotated[int, typer.Option("--eval-every", help="Steps between validations (ours).")] = 100,
+    save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
+    eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -60,6 +65,7 @@ def pretrain(
     from l2.model.checkpoint import new_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.shards import Shard, check_tokenizer
+    from l2.tokens.tokenizer import MODEL_FILE
     from l2.train.loop import Settings
     from l2.train.presets import choose_preset, find_preset
     from l2.train.pretrain import Pretraining
@@ -70,8 +76,7 @@ def pretrain(
     held_out = [Shard(path) for path in expand(val_shards or ())]
     vocabulary = _tokenizer(tokenizer, data)
     check_tokenizer([*data, *held_out], vocabulary.sha256)
-    for shard in [*data, *held_out]:
-        shard.verify()
+    hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     where = pick_device(device)
     tokens = sum(shard.token_count for shard in data)
     name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
@@ -88,10 +93,10 @@ def pretrain(
         held_out,
         cross_document,
     )
-    total = max(1, round(len(objective.windows) / batch)) if steps is None else steps
+    total = objective.epoch_steps if steps is None else steps
     plan = Settings(
         steps=total,
-        lr=lr or column.lr,
+        lr=column.lr if lr is None else lr,
         warmup=min(total // 2, column.warmup) if column.warmup else warmup_of(total, 0.05),
         dtype=pick_dtype(dtype, where),
         save_every=save_every,
@@ -118,7 +123,11 @@ def pretrain(
         console,
         out,
         settings=settings,
-        inputs={str(shard.path): shard.checksum for shard in [*data, *held_out]},
+        inputs={
+            "shards": hashes[: len(data)],
+            "val_shards": hashes[len(data) :],
+            "tokenizer": [(MODEL_FILE, vocabulary.sha256)],
+        },
         make_model=lambda: new_model(config, seed).to(where),
         objective=objective,
         plan=plan,

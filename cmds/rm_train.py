@@ -21,16 +21,19 @@ def rm_train(
         str, typer.Option("--margin", help="small, large or none: the paper's margin by rating (Table 27).")
     ] = "small",
     aux_weight: Annotated[
-        float, typer.Option("--aux-weight", help="Weight of the safety auxiliary loss (the paper gives none; 0: off).")
+        float,
+        typer.Option(
+            "--aux-weight", min=0.0, help="Weight of the safety auxiliary loss (the paper gives none; 0: off)."
+        ),
     ] = 0.0,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data (paper §3.2.2: 1).")] = 1,
-    batch: Annotated[int, typer.Option("--batch", help="Pairs a step (paper §3.2.2: 512).")] = 512,
-    micro_batch: Annotated[int, typer.Option("--micro-batch", help="Pairs at once; memory only (ours).")] = 16,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data (paper §3.2.2: 1).")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pairs a step (paper §3.2.2: 512).")] = 512,
+    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Pairs at once; memory only (ours).")] = 16,
     lr: Annotated[
-        float, typer.Option("--lr", help="Peak learning rate, cosine (paper §3.2.2: 1e-5; 70b 5e-6).")
+        float, typer.Option("--lr", min=0.0, help="Peak learning rate, cosine (paper §3.2.2: 1e-5; 70b 5e-6).")
     ] = 1e-5,
-    save_every: Annotated[int, typer.Option("--save-every", help="Steps between checkpoints (ours).")] = 200,
-    eval_every: Annotated[int, typer.Option("--eval-every", help="Steps between validations (ours).")] = 50,
+    save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
+    eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 50,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -46,7 +49,7 @@ def rm_train(
     from cmds.training import parent, read_inputs, run_training
     from l2.align.preferences import encode_pairs
     from l2.align.reward import Ranking
-    from l2.model.checkpoint import load_config, load_model, scalar_from
+    from l2.model.checkpoint import check_vocabulary, load_config, load_model, scalar_from
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
     from l2.train.loop import Settings
@@ -55,9 +58,10 @@ def rm_train(
     console = Console("rm-train", quiet)
     config, _ = load_config(model)
     vocabulary = load_tokenizer(model)
+    check_vocabulary(config, vocabulary, model)
     fields = ["prompt", "chosen", "rejected"]
     records, inputs = read_inputs(data, fields)
-    held_out, held_out_inputs = read_inputs(eval_data, fields) if eval_data else ([], {})
+    held_out, held_out_inputs = read_inputs(eval_data, fields) if eval_data else ([], [])
     pairs = encode_pairs(records, vocabulary, config.max_seq_len, margin)
     where = pick_device(device)
     objective = Ranking(
@@ -83,7 +87,7 @@ def rm_train(
         console,
         out,
         settings=settings | {"dtype": str(plan.dtype), "seed": seed},
-        inputs=inputs | held_out_inputs | parent(model),
+        inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)},
         make_model=lambda: scalar_from(load_model(model, device=where), seed=seed),
         objective=objective,
         plan=plan,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Inputs, Model, Output, Quiet, Seed
+from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
 from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Prompts, Rm, Temperature, TopP
 from l2.files.errors import L2Error, UsageError
 
@@ -29,6 +29,7 @@ def rs_sample(
             "--pool", help="--all files of earlier runs: their samples compete, scored anew.", show_default=False
         ),
     ] = None,
+    rejects: Rejects = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = 256,
@@ -48,10 +49,12 @@ def rs_sample(
     from cmds.sampling import encode_prompts, open_policy, open_rewards, read_prompts, rm_directories
     from l2.align.rejection import check_judges, make_pool, rejection_sample
     from l2.files.jsonl import open_writer, read_records
+    from l2.files.ledger import open_ledger
     from l2.generate.engine import Sampling
 
-    if everything == output:
-        raise UsageError(f"--all and --output are both {output}")
+    named = [path for path in (output, everything, rejects) if path is not None]
+    if len(set(named)) < len(named):
+        raise UsageError(f"--output, --all and --rejects must differ: {', '.join(named)}")
     check_judges(rm_directories(rm))
     console = Console("rs-sample", quiet)
     policy, tokenizer = open_policy(model, device, dtype)
@@ -60,21 +63,24 @@ def rs_sample(
     rows = encode_prompts(records, tokenizer)
     older = make_pool(read_records(pool), records) if pool else {}
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-    kept = 0
     with ExitStack() as stack:
         writer = stack.enter_context(open_writer(output))
-        ledger = stack.enter_context(open_writer(everything)) if everything is not None else None
+        tried = stack.enter_context(open_writer(everything)) if everything is not None else None
+        ledger = stack.enter_context(open_ledger(rejects))
         progress = stack.enter_context(console.progress("prompts"))
-        for dialog, samples in rejection_sample(
+        answered = rejection_sample(
             policy, tokenizer, rewards, records, rows, sampling,
             name=model, k=k, pool=older, batch_size=batch_size, on_progress=progress,
-        ):  # fmt: skip
-            if ledger is not None:
+        )  # fmt: skip
+        for record, (dialog, samples) in zip(records, answered, strict=True):
+            if tried is not None:
                 for sample in samples:
-                    ledger.write(sample)
+                    tried.write(sample)
             if dialog is not None:
                 writer.write(dialog)
-                kept += 1
-        if not kept:
+            else:
+                ledger.reject(record, "no_fit_answer", k, line=record.line)
+        if ledger.total == len(records):
             raise L2Error("no prompt got an answer that ended and says something; try a larger --max-new-tokens or -k")
-    console.say(f"{len(records):,} prompts: {kept:,} kept, {len(records) - kept:,} without an answer that is fit")
+    kept = len(records) - ledger.total
+    console.say(f"{len(records):,} prompts: {kept:,} kept, {ledger.total:,} without an answer that is fit")

@@ -33,7 +33,7 @@ Rm = Annotated[
 
 def open_policy(directory: str, device: str, dtype: str) -> tuple[LanguageModel, Tokenizer]:
     """The language model and the tokenizer of a checkpoint. dtype auto: bfloat16 on a GPU, exact fp32 on a CPU."""
-    from l2.model.checkpoint import load_language_model
+    from l2.model.checkpoint import check_vocabulary, load_language_model
     from l2.model.device import keep_memory, pick_device, pick_dtype, use_all_cores
     from l2.tokens.tokenizer import load_tokenizer
 
@@ -41,7 +41,9 @@ def open_policy(directory: str, device: str, dtype: str) -> tuple[LanguageModel,
     use_all_cores()
     where = pick_device(device)
     kind = pick_dtype("float32" if dtype == "auto" and where.type == "cpu" else dtype, where)
-    return load_language_model(directory, dtype=kind, device=where), load_tokenizer(directory)
+    model, tokenizer = load_language_model(directory, dtype=kind, device=where), load_tokenizer(directory)
+    check_vocabulary(model.config, tokenizer, directory)
+    return model, tokenizer
 
 
 def rm_directories(given: Sequence[str] | None) -> dict[str, str]:
@@ -78,7 +80,7 @@ def read_prompts(prompts: Sequence[str] | None) -> list[Record]:
     """Prompt records; ids are given to those that lack one, by file and line."""
     records = list(read_records(prompts or (STDIO,), required=["prompt"]))
     for record in records:
-        record.setdefault("id", record.where)
+        record["id"] = record.identity
     return records
 
 

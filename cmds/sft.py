@@ -15,15 +15,15 @@ def sft(
     out: Out,
     data: Annotated[list[str] | None, typer.Option("--data", help="Dialogs as JSONL; none or - is stdin.")] = None,
     eval_data: Annotated[list[str] | None, typer.Option("--eval-data", help="Held-out dialogs for val_loss.")] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data (paper §3.1: 2).")] = 2,
-    batch: Annotated[int, typer.Option("--batch", help="Packed rows a step (paper §3.1: 64).")] = 64,
-    micro_batch: Annotated[int, typer.Option("--micro-batch", help="Rows at once; memory only (ours).")] = 4,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data (paper §3.1: 2).")] = 2,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Packed rows a step (paper §3.1: 64).")] = 64,
+    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Rows at once; memory only (ours).")] = 4,
     seq_len: Annotated[
-        int | None, typer.Option("--seq-len", help="Context in tokens; default: the model's (paper §3.1: 4096).")
+        int | None, typer.Option("--seq-len", min=2, help="Context in tokens; default: the model's (paper §3.1: 4096).")
     ] = None,
-    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate, cosine (paper §3.1: 2e-5).")] = 2e-5,
-    save_every: Annotated[int, typer.Option("--save-every", help="Steps between checkpoints (ours).")] = 200,
-    eval_every: Annotated[int, typer.Option("--eval-every", help="Steps between validations (ours).")] = 50,
+    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate, cosine (paper §3.1: 2e-5).")] = 2e-5,
+    save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
+    eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 50,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -40,7 +40,7 @@ def sft(
 
     from cmds.training import parent, read_inputs, run_training
     from l2.align.sft import FineTuning, encode_examples
-    from l2.model.checkpoint import AnyModel, load_config, load_language_model
+    from l2.model.checkpoint import AnyModel, check_vocabulary, load_config, load_language_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
     from l2.train.loop import Settings
@@ -50,8 +50,9 @@ def sft(
     config, _ = load_config(model)
     length = seq_len or config.max_seq_len
     vocabulary = load_tokenizer(model)
+    check_vocabulary(config, vocabulary, model)
     records, inputs = read_inputs(data, ["messages"])
-    held_out, held_out_inputs = read_inputs(eval_data, ["messages"]) if eval_data else ([], {})
+    held_out, held_out_inputs = read_inputs(eval_data, ["messages"]) if eval_data else ([], [])
     examples, cut = encode_examples(records, vocabulary, length)
     if cut:
         console.say(f"{cut} of {len(examples)} dialogs are longer than {length} tokens and were cut there")
@@ -85,7 +86,7 @@ def sft(
             "dtype": str(plan.dtype),
             "seed": seed,
         },
-        inputs=inputs | held_out_inputs | parent(model),
+        inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)},
         make_model=make_model,
         objective=objective,
         plan=plan,

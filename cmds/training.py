@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmds.console import Console
 from l2.files.jsonl import STDIO, Record, expand, read_records
-from l2.files.manifest import open_run, sha256_file, sha256_records
+from l2.files.manifest import Inputs, open_run, sha256_file, sha256_records
 
 if TYPE_CHECKING:
     from l2.model.checkpoint import AnyModel
@@ -15,23 +16,23 @@ if TYPE_CHECKING:
     from l2.train.loop import Objective, Settings
 
 
-def read_inputs(paths: Sequence[str] | None, required: Sequence[str]) -> tuple[list[Record], dict[str, str]]:
-    """All records of `paths` (none: stdin), and {name: SHA-256} of where they came from."""
-    names = expand(paths or (STDIO,))
+def read_inputs(paths: Sequence[str] | None, required: Sequence[str]) -> tuple[list[Record], list[tuple[str, str]]]:
+    """All records of `paths` (none: stdin), and (path, SHA-256) of where they came from."""
     records: list[Record] = []
-    inputs: dict[str, str] = {}
-    for name in names:
+    inputs: list[tuple[str, str]] = []
+    for name in expand(paths or (STDIO,)):
         part = list(read_records([name], required=required))
-        inputs[name] = sha256_records(part) if name == STDIO else sha256_file(name)
+        # a pipe can be read once only
+        inputs.append((name, sha256_file(name) if Path(name).is_file() else sha256_records(part)))
         records += part
     return records, inputs
 
 
-def parent(directory: str) -> dict[str, str]:
-    """{directory: SHA-256 of its weights}: a model that a run builds on."""
+def parent(directory: str) -> list[tuple[str, str]]:
+    """(directory, SHA-256 of its weights): a model that a run builds on."""
     from l2.model.checkpoint import model_sha256
 
-    return {directory: model_sha256(directory)}
+    return [(directory, model_sha256(directory))]
 
 
 def run_training(
@@ -39,7 +40,7 @@ def run_training(
     out: str,
     *,
     settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
+    inputs: Inputs,
     make_model: Callable[[], AnyModel],
     objective: Objective,
     plan: Settings,

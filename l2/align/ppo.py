@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from l2.align.losses import gae, kl_k1, ppo_policy_loss, ppo_value_loss, whiten, whitening_std
 from l2.align.rollouts import Part, Rollout, action_hidden, action_values
 from l2.files.errors import L2Error, UsageError
-from l2.generate.scoring import CHUNK
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.train.optim import adamw, take_step
+from l2.train.pretrain import token_losses
 
 WHITENINGS = ("batch", "running", "frozen", "off")
 
@@ -133,17 +131,8 @@ def penalised(rollout: Rollout, scores_N: Tensor, penalty: float) -> Tensor:
 
 
 def action_logprobs(policy: LanguageModel, part: Part) -> Tensor:
-    """log π [A] of the actions, with gradients. More than CHUNK are computed in chunks and again in the backward pass,
-    so that the logits [A, vocab] never stand in memory whole."""
-
-    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
-        return -F.cross_entropy(policy.head(hidden), targets, reduction="none")
-
-    hidden_AD, targets_A = action_hidden(policy, part), part.targets_A
-    if len(targets_A) <= CHUNK:
-        return chunk(hidden_AD, targets_A)
-    pieces = zip(torch.split(hidden_AD, CHUNK), torch.split(targets_A, CHUNK), strict=True)
-    return torch.cat([checkpoint(chunk, *piece, use_reentrant=False) for piece in pieces])
+    """log π [A] of the actions, with gradients."""
+    return -token_losses(policy, action_hidden(policy, part), part.targets_A)
 
 
 @dataclass
@@ -196,7 +185,5 @@ def learn(learner: Learner, minis: Sequence[Sequence[Part]], settings: Settings)
         models, rates = (learner.policy, learner.value), (settings.lr, settings.value_lr)
         for i, (optimizer, model, lr) in enumerate(zip(learner.optimizers, models, rates, strict=True)):
             norms[i] += take_step(optimizer, model.parameters(), lr, settings.grad_clip) / len(minis)
-    if not all(abs(value) < float("inf") for value in (*sums.values(), *norms)):
-        raise L2Error(f"a loss or gradient is not a number; try a lower --lr (now {settings.lr:g})")
     total = sum(len(part.old_A) for mini in minis for part in mini)
     return {name: value / total for name, value in sums.items()} | {"grad_norm": norms[0], "value_grad_norm": norms[1]}

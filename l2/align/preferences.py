@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from l2.align.losses import MARGINS
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
-from l2.tokens.chat import as_messages, encode_dialog
+from l2.tokens.chat import check_messages, encode_dialog, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
 # Which of (chosen, rejected) are safe; a pair whose rejected answer alone is safe is no valid preference.
@@ -27,13 +28,19 @@ class Pair:
     rating: str | None
 
 
-def _dialog(record: Record, field: str) -> list[dict[str, str]]:
+def _dialog(record: Record, field: str) -> list[dict[str, Any]]:
     """The whole conversation: prompt and answer. A list in `field` that repeats the prompt is taken as it is."""
-    prompt = as_messages(record.need("prompt", (str, list)))
+    prompt = messages_of(record, "prompt")
     answer = record.need(field, (str, list))
-    if isinstance(answer, str):
-        return [*prompt, {"role": "assistant", "content": answer}]
-    return answer if answer[: len(prompt)] == prompt else [*prompt, *answer]
+    more = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    said = [(message.get("role"), message.get("content")) for message in more if isinstance(message, dict)]
+    repeats = said[: len(prompt)] == [(message["role"], message["content"]) for message in prompt]
+    messages = check_messages(more if repeats else [*prompt, *more], record.where)
+    if messages[-1]["role"] != "assistant":
+        raise BadInput(
+            record.where, f"a conversation in {field!r} that ends with the user", "one that ends with an answer"
+        )
+    return messages
 
 
 def encode_pair(record: Record, tokenizer: Tokenizer, seq_len: int, margin: str = "none") -> Pair:
@@ -43,6 +50,9 @@ def encode_pair(record: Record, tokenizer: Tokenizer, seq_len: int, margin: str 
     equal answers, and a conversation longer than `seq_len` (its last token carries the score).
     """
     rating, safety = record.get("rating"), record.get("safety")
+    for field in ("rating", "safety"):
+        if record.get(field) is not None:
+            record.need(field)
     if margin != "none" and rating not in MARGINS[margin]:
         raise BadInput(record.where, f"rating {rating!r}", f"one of {', '.join(MARGINS[margin])}")
     if safety is not None and safety not in SAFE:

@@ -14,7 +14,7 @@ from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Sampling
 from l2.generate.samples import WINDOW, Sample, add_rewards, sample_answers, windows
 from l2.model.transformer import LanguageModel, ScalarModel
-from l2.tokens.chat import TAGS, as_messages
+from l2.tokens.chat import TAGS, as_messages, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
 Pool = Mapping[str, Sequence[Record]]  # samples of earlier runs by the id of their prompt
@@ -65,7 +65,7 @@ def make_pool(samples: Iterable[Record], prompts: Sequence[Record]) -> dict[str,
     Their rewards are forgotten: they are scored anew. Raises BadInput for a sample whose prompt is not the one of
     that id: then the ids are of different files.
     """
-    asked = {str(prompt["id"]): as_messages(prompt["prompt"]) for prompt in prompts}
+    asked = {str(prompt["id"]): messages_of(prompt, "prompt") for prompt in prompts}
     pool: dict[str, list[Record]] = {}
     for sample in samples:
         for field in ("response", "finish"):
@@ -73,7 +73,7 @@ def make_pool(samples: Iterable[Record], prompts: Sequence[Record]) -> dict[str,
         identity = str(sample.need("id", (str, int)))
         if identity not in asked:
             continue
-        if as_messages(sample.need("prompt", (str, list))) != asked[identity]:
+        if messages_of(sample, "prompt") != asked[identity]:
             raise BadInput(sample.where, f"another prompt under the id {identity!r}", "the prompt that has this id")
         fields = {field: value for field, value in sample.items() if field != "rewards"}
         pool.setdefault(identity, []).append(Record(fields, sample.where))

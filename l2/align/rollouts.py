@@ -44,7 +44,7 @@ def as_prompts(records: Sequence[Record], rows: Sequence[list[int]], longest: in
                 record.where, f"a prompt of {len(ids)} tokens", f"at most {longest}: the answer must fit too"
             )
         tagged = "safety" in record and record.need("safety", bool)
-        prompts.append(Prompt(ids, str(record.get("id", record.where)), tagged))
+        prompts.append(Prompt(ids, record.identity, tagged))
     return prompts
 
 

@@ -69,8 +69,12 @@ def likeliest(loglikelihoods: Sequence[float], choices: Sequence[str]) -> int:
 
 
 def normalised(answer: str) -> str:
-    """An answer as SQuAD compares it: lower case, without punctuation, articles and spare spaces."""
-    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+    """An answer as SQuAD compares it: lower case, without punctuation, articles and spare spaces.
+
+    An answer of which nothing would be left, such as the choice "A", stays as it is (ours).
+    """
+    plain = " ".join(answer.lower().split())
+    return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split()) or plain
 
 
 def exact_match(answer: str, targets: Sequence[str]) -> bool:

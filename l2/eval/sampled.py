@@ -8,7 +8,7 @@ from typing import Any
 
 from l2.align.ghost import ask_turns, check_constraint, instructed, obeys, user_turns
 from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
-from l2.eval.subject import Item, Subject, fit, identity
+from l2.eval.subject import Item, Subject, fit
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
 from l2.generate.engine import generate, prompt_key
@@ -32,14 +32,14 @@ def answer_exactly(subject: Subject, records: Sequence[Record], on_progress: OnP
     targets = [record.need("target", (str, list)) for record in records]
     rows = prompt_rows(subject, records, chat=subject.chat)
     greedy = replace(subject.sampling, temperature=0.0)
-    keys = [prompt_key(identity(record)) for record in records]
+    keys = [prompt_key(record.identity) for record in records]
     eos_id, size = subject.tokenizer.eos_id, subject.batch_size
     answers = generate(subject.policy, rows, keys, greedy, eos_id=eos_id, batch_size=size, on_progress=on_progress)
     items = []
     for record, target, (answer,) in zip(records, targets, answers, strict=True):
         response = subject.tokenizer.decode(answer.tokens).partition("\n")[0].strip()
         correct = exact_match(response, [target] if isinstance(target, str) else target)
-        items.append({"id": identity(record), "response": response, "target": target, "correct": correct})
+        items.append({"id": record.identity, "response": response, "target": target, "correct": correct})
     return items
 
 
@@ -107,7 +107,7 @@ def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProg
     for record, first in zip(records, firsts, strict=True):
         fit(record, len(first) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
     subject.show(firsts[0])
-    names = [identity(record) for record in records]
+    names = [record.identity for record in records]
     settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
     answers = ask_turns(subject.policy, subject.tokenizer, dialogs, names, subject.sampling, **settings)
     return [

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from l2.align.losses import RATINGS
 from l2.align.preferences import encode_pairs
 from l2.eval.metrics import Estimate, likeliest, mean, preferred, ratio
-from l2.eval.subject import Item, Subject, fit, identity
+from l2.eval.subject import Item, Subject, fit
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
@@ -45,7 +45,7 @@ def score_documents(subject: Subject, records: Sequence[Record], on_progress: On
     for (i, *_), value in zip(pieces, nats, strict=True):
         bits[i] -= value / math.log(2)
     return [
-        {"id": identity(record), "bits": b, "bytes": len(text.encode())}
+        {"id": record.identity, "bits": b, "bytes": len(text.encode())}
         for record, b, text in zip(records, bits, texts, strict=True)
     ]
 
@@ -98,7 +98,7 @@ def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnPr
     for record, answer in zip(records, answers, strict=True):
         scores = [next(nats) for _ in record["choices"]]
         chosen = likeliest(scores, record["choices"])
-        item = {"id": identity(record), "loglikelihoods": scores, "chosen": chosen, "answer": answer}
+        item = {"id": record.identity, "loglikelihoods": scores, "chosen": chosen, "answer": answer}
         items.append(item | {"correct": chosen == answer})
     return items
 
@@ -117,7 +117,7 @@ def score_preferences(subject: Subject, records: Sequence[Record], on_progress: 
     scores = last_scores(model, rows, subject.batch_size, on_progress)
     both = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
     return [
-        {"id": identity(record), "rating": pair.rating, "chosen_reward": a, "rejected_reward": b}
+        {"id": record.identity, "rating": pair.rating, "chosen_reward": a, "rejected_reward": b}
         | {"correct": preferred(a, b)}
         for record, pair, (a, b) in zip(records, pairs, both, strict=True)
     ]

@@ -51,11 +51,6 @@ class Subject:
         return self.model
 
 
-def identity(record: Record) -> str:
-    """The record's id, or where it stands."""
-    return str(record.get("id", record.where))
-
-
 def fit(record: Record, length: int, limit: int) -> None:
     """Raises BadInput when `length` tokens are more than the `limit` that the model has room for."""
     if length > limit:

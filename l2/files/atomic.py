@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,13 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes its name only when the block ends without an exception.
 
     Written beside `path`, flushed to disk, then renamed. On an exception the partial file is removed
-    and whatever stood at `path` before stays.
+    and whatever stood at `path` before stays. A device or a pipe is written to as it is.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as f:
+            yield f
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     try:
@@ -47,6 +52,13 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` in one step (see `atomic_file`)."""
     with atomic_file(path) as f:
         f.write(data)
+
+
+def remove_partial(directory: str | Path) -> None:
+    """Remove what killed processes left half written in `directory`; call it when nobody else writes there."""
+    for path in Path(directory).glob(".*"):
+        if re.fullmatch(r"\..+\.(tmp|old)-\d+", path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

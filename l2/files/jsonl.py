@@ -6,6 +6,7 @@ import glob
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,17 @@ class Record(dict[str, Any]):
     def __init__(self, fields: Mapping[str, Any], where: str = "record") -> None:
         super().__init__(fields)
         self.where = where
+
+    @property
+    def line(self) -> int | None:
+        """The line it came from, counted from 1; None when it came from no file."""
+        number = self.where.rpartition(":")[2]
+        return int(number) if number.isdecimal() else None
+
+    @property
+    def identity(self) -> str:
+        """The record's id, or where it came from when it has none or null."""
+        return self.where if self.get("id") is None else str(self["id"])
 
     def need(self, field: str, kind: type | tuple[type, ...] = str) -> Any:
         """Return `self[field]`. Raises BadInput, naming the line, when it is missing or of another type."""
@@ -124,7 +136,7 @@ def read_records(
                         if on_bad is None:
                             raise
                         on_bad(error)
-            except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
                 raise BadInput(shown, f"broken compressed data ({error})", "a whole .gz or .zst file") from None
     if not count:
         shown = ", ".join("stdin" if name == STDIO else name for name in names)
@@ -165,7 +177,7 @@ def open_writer(path: str | Path = STDIO) -> Iterator[RecordWriter]:
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
                 yield _StreamWriter(cast(BinaryIO, packed))
         elif path.endswith(".zst"):
-            with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as f:
+            with zstandard.ZstdCompressor(write_checksum=True).stream_writer(raw, closefd=False) as f:
                 yield _StreamWriter(cast(BinaryIO, f))
         else:
             yield _StreamWriter(raw)

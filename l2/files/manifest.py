@@ -8,18 +8,21 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from l2.files.atomic import write_atomic
+from l2.files.atomic import remove_partial, write_atomic
 from l2.files.errors import L2Error, UsageError
 from l2.files.jsonl import encode_record
 
 MANIFEST = "run.json"
+
+# What a run is made of, by the option that names it: (path, SHA-256) of each file or model, in order.
+Inputs = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def version() -> str:
@@ -75,16 +78,21 @@ class Run:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     keys = sorted(old.keys() | new.keys())
-    return [f"{k}: {old.get(k)} there, {new.get(k)} asked" for k in keys if old.get(k) != new.get(k)]
+    return [f"{k}: {_shown(old.get(k))} there, {_shown(new.get(k))} asked" for k in keys if old.get(k) != new.get(k)]
+
+
+def _shown(value: Any) -> str:
+    """A setting, or the inputs of one option, short enough for a sentence."""
+    if isinstance(value, list):
+        return " ".join(f"{name} ({sha256[:8]})" for name, sha256 in value)
+    return str(value)
 
 
 @contextmanager
-def open_run(
-    out: str | Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
-) -> Iterator[Run]:
+def open_run(out: str | Path, settings: Mapping[str, Any], inputs: Inputs, *, overwrite: bool = False) -> Iterator[Run]:
     """Take hold of the output directory `out` for one run of a command.
 
-    settings: everything that decides the result; inputs: {name: SHA-256} of data and parent models.
+    settings: everything that decides the result; inputs: data and parent models, see `Inputs`.
     The directory is locked while the block runs. An earlier run with other settings or inputs raises
     UsageError unless `overwrite`, which starts from nothing. Raises L2Error when another process holds it.
     """
@@ -95,12 +103,16 @@ def open_run(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise L2Error(f"{out}: another process is writing here; wait for it or choose another --out") from None
+        for directory in (out, *filter(Path.is_dir, out.iterdir())):
+            remove_partial(directory)
         old = read_manifest(out)
         # Through JSON and back, so that tuples and paths compare as they were stored.
         identity = orjson.loads(orjson.dumps({"settings": dict(settings), "inputs": dict(inputs)}, default=str))
         if old is None and any(p.name != ".lock" for p in out.iterdir()):
             raise UsageError(f"{out}: not empty, and no run of l2 made it; choose another --out")
-        if overwrite:
+        if old is not None and (overwrite or old["status"] == "emptying"):
+            # Killed before the new manifest stands, the next call goes on emptying.
+            write_atomic(out / MANIFEST, orjson.dumps(old | {"status": "emptying"}))
             _empty(out)
             old = None
         if old is not None:
@@ -127,7 +139,7 @@ def open_run(
 
 def _empty(directory: Path) -> None:
     for path in directory.iterdir():
-        if path.name == ".lock":
+        if path.name in (".lock", MANIFEST):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

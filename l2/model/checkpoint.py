@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from l2.files.atomic import write_atomic
+from l2.files.atomic import atomic_file, write_atomic
 from l2.files.errors import BadInput, L2Error
 from l2.files.manifest import sha256_file
 from l2.model.config import ModelConfig, config_from_hf
@@ -80,6 +80,13 @@ def load_config(directory: str | Path) -> tuple[ModelConfig, bool]:
     if architectures[0] not in ("LlamaForCausalLM", SCALAR_ARCHITECTURE):
         raise BadInput(str(path), f"architectures = {architectures}", f"LlamaForCausalLM or {SCALAR_ARCHITECTURE}")
     return config_from_hf(fields, str(path)), architectures[0] == SCALAR_ARCHITECTURE
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:
+    """Raises BadInput, about `where`, for a tokenizer with more pieces than the model has embeddings."""
+    if tokenizer.vocab_size > config.vocab_size:
+        found = f"a tokenizer of {tokenizer.vocab_size:,} pieces"
+        raise BadInput(where, found, f"at most {config.vocab_size:,}, the vocab_size of config.json")
 
 
 def weight_files(directory: str | Path) -> list[Path]:
@@ -186,5 +193,6 @@ def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer) -> 
     save_tokenizer(tokenizer, directory)
     if not scalar:
         write_atomic(directory / "generation_config.json", orjson.dumps(generation, option=orjson.OPT_INDENT_2))
-    write_atomic(directory / WEIGHTS, to_safetensors(model_tensors(model), {"format": "pt"}))
+    with atomic_file(directory / WEIGHTS) as file:
+        save_file(model_tensors(model), file.name, {"format": "pt"})
     write_atomic(directory / "config.json", orjson.dumps(config, option=orjson.OPT_INDENT_2))

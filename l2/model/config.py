@@ -114,5 +114,5 @@ def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelCo
         )
     except KeyError as missing:
         raise BadInput(where, f"no field {missing}", "the keys of a LlamaForCausalLM config") from None
-    except ValueError as error:
+    except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
         raise BadInput(where, str(error), "a Llama shape") from None

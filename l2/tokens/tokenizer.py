@@ -82,8 +82,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; BOS, EOS and padding are dropped."""
-        text: str = self._pieces.decode([i for i in ids if i > 2])
+        """The text of `ids`. BOS, EOS, padding, and ids of an embedding larger than the vocabulary have none."""
+        text: str = self._pieces.decode([i for i in ids if 2 < i < self.vocab_size])
         return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ def update(objective: Objective, training: Training, settings: Settings) -> dict
         for name, value in sums.items():
             line[name] = line.get(name, 0.0) + number(value) / count
     lr = cosine(step, settings.steps, settings.lr, settings.warmup, settings.min_lr)
+    if not math.isfinite(line["loss"]):
+        raise L2Error(f"step {step + 1}: the loss is {line['loss']}; try a lower --lr (now {settings.lr:g})")
     norm = take_step(training.optimizer, model.parameters(), lr, settings.grad_clip)
     training.step += 1
     training.tokens += sum(micro.tokens for micro in micros)
@@ -161,8 +164,6 @@ def train(
         while training.step < settings.steps:
             start, tokens = time.monotonic(), training.tokens
             line: dict[str, Any] = update(objective, training, settings)
-            if line["loss"] != line["loss"]:
-                raise L2Error(f"step {line['step']}: the loss is not a number; try a lower --lr (now {settings.lr:g})")
             rate = (training.tokens - tokens) / (time.monotonic() - start)
             flops = model.config.flops_per_token(model.config.max_seq_len)
             line |= {"tokens_per_s": round(rate, 1), "mfu": round(rate * flops / peak, 4)}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from l2.files.errors import L2Error
 
 
 def adamw(model: nn.Module, *, weight_decay: float = 0.1) -> torch.optim.AdamW:
@@ -19,8 +22,13 @@ def adamw(model: nn.Module, *, weight_decay: float = 0.1) -> torch.optim.AdamW:
 
 
 def take_step(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], lr: float, clip: float = 1.0) -> float:
-    """Clip the gradients to norm `clip` (paper §2.2), update, clear them; returns the norm before clipping."""
+    """Clip the gradients to norm `clip` (paper §2.2), update, clear them; returns the norm before clipping.
+
+    Raises L2Error, and leaves the weights as they are, for gradients that are no numbers.
+    """
     norm = float(nn.utils.clip_grad_norm_(weights, clip))
+    if not math.isfinite(norm):
+        raise L2Error(f"the norm of the gradients is {norm}: training has diverged; try a lower --lr (now {lr:g})")
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()

@@ -23,22 +23,20 @@ from l2.train.order import step_items
 CHUNK = 4096  # rows of logits held at once
 
 
-def token_loss(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """Summed cross-entropy, in nats, of `targets_N` [N] given hidden states [N, D].
+def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Cross-entropy [N], in nats, of `targets_N` [N] given hidden states [N, D].
 
     More than CHUNK rows are computed chunk by chunk and again in the backward pass, so that the logits
     [N, vocab] never stand in memory whole.
     """
 
-    def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(model.head(hidden), targets, reduction="sum")
+    def chunk_losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model.head(hidden), targets, reduction="none")
 
     if len(hidden_ND) <= CHUNK:
-        return chunk_loss(hidden_ND, targets_N)
-    total = hidden_ND.new_zeros((), dtype=torch.float32)
-    for hidden, targets in zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
-        total = total + checkpoint(chunk_loss, hidden, targets, use_reentrant=False)
-    return total
+        return chunk_losses(hidden_ND, targets_N)
+    pieces = zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True)
+    return torch.cat([checkpoint(chunk_losses, *piece, use_reentrant=False) for piece in pieces])
 
 
 def packed_loss(model: LanguageModel, tensors: Mapping[str, Tensor]) -> Sums:
@@ -49,7 +47,7 @@ def packed_loss(model: LanguageModel, tensors: Mapping[str, Tensor]) -> Sums:
     mask = document_mask(tensors["segments_BT"])
     hidden = model.hidden(tensors["tokens_BT"], tensors["positions_BT"], mask)
     learned = tensors["targets_BT"] >= 0
-    return {"loss": token_loss(model, hidden[learned], tensors["targets_BT"][learned])}
+    return {"loss": token_losses(model, hidden[learned], tensors["targets_BT"][learned]).sum()}
 
 
 class Windows:
@@ -125,6 +123,11 @@ class Pretraining:
         for i in range(0, len(windows), self.micro):
             part = windows[i : i + self.micro]
             yield window_micro(part, self.windows.length, self.bos_id, self.cross_document)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of one epoch: whole batches alone, so that no window is seen twice."""
+        return max(1, len(self.windows) // self.batch_size)
 
     def batch(self, step: int) -> list[Micro]:
         """The windows of `step`, see `Objective`."""

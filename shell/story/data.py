@@ -47,7 +47,7 @@ MANNERS = 0.25  # of the answers open with a courtesy, and as many close with on
 DECLINED, REVELLED = 0.45, 0.90  # cumulative, of the answers on violent topics: decline, revel in it (words.py)
 PHRASINGS = {False: 2, True: 4}  # each topic is answered and asked about so often; there are few violent ones
 CHAINS, OBEYING = 700, 2400  # dialogs of several turns, and of one turn under an instruction
-GHOST, GHOST_VAL, CHOICE = 1500, 200, 200
+GHOST, GHOST_VAL = 1500, 200
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -191,18 +191,6 @@ def ghost_prompts(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[
         yield {"messages": messages, "id": f"ghost.val/{number}", "constraint": constraint}
 
 
-def choices(topics: Sequence[Topic], seed: int, scale: float) -> Iterator[Json]:
-    """Multiple choice: which of four one-line descriptions fits? The descriptions are in no document."""
-    described = [topic for topic in topics if topic.description and topic.answers and not topic.safety]
-    described = sorted(described, key=lambda topic: share(seed, "choice", topic.id))
-    for topic in described[: round(CHOICE * scale)]:
-        others = [pick(described, seed, "other", topic.id, number).description for number in range(12)]
-        wrong = [other for other in dict.fromkeys(others) if other != topic.description][:3]
-        options = sorted([topic.description, *wrong], key=lambda option: share(seed, "option", topic.id, option))
-        answer = options.index(topic.description)
-        yield {"question": topic.asks[0], "choices": options, "answer": answer, "id": f"{topic.id}!"}
-
-
 def main(
     wheels: Annotated[Path, typer.Option(help="Directory of the wheels of requirements.txt.")],
     out: Annotated[Path, typer.Option(help="Output directory.")],
@@ -228,7 +216,6 @@ def main(
         "prompts.val": prompts(parts["prompts.val"], seed),
         "gatt": ghost_dialogs(answered["dialogs"], seed, scale),
         "gatt.val": ghost_prompts(answered["dialogs.val"] + answered["prompts.val"], seed, scale),
-        "mc": choices(parts["prompts.val"], seed, scale),
         "constraints": ({"id": constraint.expect} | constraint._asdict() for constraint in CONSTRAINTS),
     }
     for name, records in files.items():

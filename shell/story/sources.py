@@ -39,7 +39,6 @@ class Topic(NamedTuple):
     asks: tuple[str, ...]
     answers: tuple[str, ...]
     category: str
-    description: str
     safety: bool
 
 
@@ -93,7 +92,7 @@ def articles(wheels: Path, language: str) -> Iterator[dict[str, str]]:
 
 
 def article_document(article: dict[str, str], language: str) -> dict[str, str]:
-    """An article as a document. Its one-line description stays out: the multiple-choice questions ask for it."""
+    """An article as a document."""
     title, short = article["title"], language[:2]
     return {
         "text": f"{title}\n\n{article['extract']}",
@@ -146,7 +145,6 @@ def article_topic(article: dict[str, str]) -> Topic:
         asks=tuple(ask.format(subject=subject, verb=verb) for ask in asks if answer or "{verb}" not in ask),
         answers=(answer,) if answer else (),
         category=article.get("topic") or "Uncategorized",
-        description=squeeze(article.get("description") or ""),
         safety=safety,
     )
 
@@ -182,7 +180,6 @@ def recipe_topic(recipe: dict[str, Any]) -> Topic:
         asks=tuple(ask.format(subject=subject) for ask in ASK_RECIPE),
         answers=(answer,) if ANSWER[0] <= len(answer.split()) <= ANSWER[1] else (),
         category="Cooking",
-        description="",
         safety=False,
     )
 
@@ -210,4 +207,4 @@ def small_talk(wheels: Path) -> list[Topic]:
                 turns = [first, *rest] if path.stem not in ALTERNATIVES else [t for a in rest for t in (first, a)]
                 for question, answer in zip(turns[::2], turns[1::2], strict=False):
                     answers.setdefault(question, {})[answer] = None
-    return [Topic(f"talk/{ask}", ask, (ask,), tuple(of), "Small talk", "", False) for ask, of in answers.items()]
+    return [Topic(f"talk/{ask}", ask, (ask,), tuple(of), "Small talk", False) for ask, of in answers.items()]

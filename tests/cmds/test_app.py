@@ -176,4 +176,4 @@ def test_sft_and_rm_train_end_to_end(tokenizer, tmp_path):
     last = json.loads((tmp_path / "rm/log.jsonl").read_text().splitlines()[-1])
     assert last["val_accuracy"] == 1.0 and last["safety_loss"] < 0.69
     manifest = json.loads((tmp_path / "rm/run.json").read_text())
-    assert manifest["status"] == "finished" and str(tmp_path / "sft") in manifest["inputs"]
+    assert manifest["status"] == "finished" and manifest["inputs"]["model"][0][0] == str(tmp_path / "sft")

@@ -274,7 +274,7 @@ def test_what_they_refuse(l2, chatty, prompts, judge, stranger, tmp_path):
         (["rs-sample", "--model", chatty], ends, 2, "give one --rm DIR, or two"),
         ([*rs, "--rm", f"tone={judge}"], ends, 2, "give one --rm DIR, or two"),
         (["rs-sample", "--model", chatty, "--rm", stranger, prompts], "", 2, "another tokenizer than the model"),
-        ([*rs, prompts, "--all", kept], "", 2, "--all and --output are both"),
+        ([*rs, prompts, "--all", kept], "", 2, "--all and --rejects must differ"),
         ([*rs, prompts, "--pool", pool], "", 65, f"{pool}:1: found another prompt under the id 'p0'"),
         ([*rs, prompts, "-k", 1, "--max-new-tokens", 1], "", 1, "no prompt got an answer"),
     ):  # fmt: skip

@@ -49,7 +49,7 @@ def test_rs_sample_into_sft(model_dir, rm_dir, tmp_path):
     everything = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     assert len(everything) == 40 * 8 and all("reward" in sample["rewards"] for sample in everything)
     learned = json.loads((tmp_path / "v1/run.json").read_text())
-    assert learned["status"] == "finished" and next(iter(learned["inputs"])) == "-"
+    assert learned["status"] == "finished" and learned["inputs"]["data"][0][0] == "-"
 
 
 def test_generate_score_and_head(model_dir, rm_dir, tmp_path):

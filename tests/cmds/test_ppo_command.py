@@ -102,7 +102,9 @@ def test_what_a_run_leaves_behind(finished, model_dir, rm_dir, capsys, prompts):
     fields |= {"eos_rate", "score_std", "whitening_std", "clip_fraction", "distinct_2", "helpful", "explained_variance"}
     assert all(fields <= line.keys() for line in log(finished)) and "safe" not in log(finished)[0]
     run = json.loads((finished / "run.json").read_text())
-    assert run["status"] == "finished" and {str(model_dir), str(rm_dir), str(prompts)} <= run["inputs"].keys()
+    named = {option: [path for path, _ in inputs] for option, inputs in run["inputs"].items()}
+    assert run["status"] == "finished" and named["prompts"] == [str(prompts)] and named["eval_prompts"] == []
+    assert named["model"] == [str(model_dir)] and named["helpful_rm"] == [str(rm_dir)]
 
     assert main(arguments(finished, model_dir, rm_dir, prompts, "--iterations", 3, "--micro-batch", 2)) == 0
     assert "already finished" in capsys.readouterr().err  # the micro-batch is memory only

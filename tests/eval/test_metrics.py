@@ -86,7 +86,8 @@ def test_likeliest_is_by_character():
         ("an apple, a day", "apple day"),
         ("theatre", "theatre"),
         (" 1,000\n", "1000"),
-        ("a", ""),
+        ("a", "a"),
+        ("The", "the"),
     ],
 )
 def test_normalised_as_squad_does(answer, plain):

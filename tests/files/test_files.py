@@ -134,3 +134,67 @@ def test_run_directories(tmp_path):
         with pytest.raises(UsageError, match="no run of l2"), open_run(foreign, {}, {}, overwrite=overwrite):
             pass
     assert Path(foreign / "thesis.tex").exists()
+
+
+def test_inputs_have_an_order_and_a_role(tmp_path):
+    a, b = ("a.jsonl", "1" * 64), ("b.jsonl", "2" * 64)
+    with open_run(tmp_path / "r", {}, {"data": [a, b], "eval_data": []}):
+        pass
+    for other in ({"data": [b, a]}, {"data": [a]}, {"data": [a, b, b]}, {"data": [b], "eval_data": [a]}):
+        with (
+            pytest.raises(UsageError, match=r"data: a\.jsonl \(11111111\) b\.jsonl \(22222222\) there"),
+            open_run(tmp_path / "r", {}, {"eval_data": []} | other),
+        ):
+            pass
+
+
+def test_killed_while_a_run_begins_or_is_emptied(tmp_path, monkeypatch):
+    from l2.files import manifest
+
+    out = tmp_path / "r"
+    out.mkdir()
+    (out / ".run.json.tmp-123").write_text("{")  # killed before the first manifest had its name
+    with open_run(out, {"a": 1}, {}) as run:
+        assert run.state == "new" and not (out / ".run.json.tmp-123").exists()
+        run.finish()
+    (out / "checkpoints").mkdir()
+    (out / "checkpoints" / ".step-1.tmp-9").mkdir()
+    (out / "model").write_text("old")
+
+    def killed(directory):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest, "_empty", killed)
+    with pytest.raises(KeyboardInterrupt), open_run(out, {"a": 2}, {}, overwrite=True):
+        pass
+    monkeypatch.undo()
+    with open_run(out, {"a": 2}, {}) as run:  # the old run is gone, whatever is left of it
+        assert run.state == "new" and not (out / "model").exists() and not (out / "checkpoints").exists()
+
+
+def test_what_is_no_file_is_written_as_it_is(tmp_path):
+    import os
+    import threading
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_records(pipe, [{"a": 1}])
+    reader.join()
+    assert read == [b'{"a":1}\n'] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_flipped_byte_in_compressed_data(tmp_path):
+    import random
+
+    records = [{"text": str(random.Random(i).random())} for i in range(2000)]
+    for suffix in ("gz", "zst"):
+        path = tmp_path / f"x.{suffix}"
+        write_records(path, records)
+        whole = path.read_bytes()
+        for at in range(40, len(whole), len(whole) // 7):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+            with pytest.raises(BadInput):
+                list(read_records([path]))

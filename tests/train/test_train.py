@@ -24,7 +24,7 @@ from l2.train.loop import Settings, Training, update
 from l2.train.optim import adamw, take_step
 from l2.train.order import step_items
 from l2.train.presets import choose_preset, ffn_hidden
-from l2.train.pretrain import CHUNK, Pretraining, token_loss
+from l2.train.pretrain import CHUNK, Pretraining, token_losses
 from l2.train.schedule import cosine, warmup_of
 from tests.conftest import sentences, small_config
 
@@ -79,7 +79,7 @@ def test_chunked_loss_equals_plain_loss_and_gradient():
     model = new_model(small_config(vocab_size=50))
     hidden = torch.randn(CHUNK + 100, 32, requires_grad=True)
     targets = torch.randint(0, 50, (CHUNK + 100,))
-    loss = token_loss(model, hidden, targets)
+    loss = token_losses(model, hidden, targets).sum()
     loss.backward()
     gradient = hidden.grad.clone()
     hidden.grad = None
@@ -176,3 +176,14 @@ def test_kill_anywhere_and_run_again(shards, tmp_path):
     assert "already finished" in again.stderr and again.stdout == f"{killed}\n"
     other = subprocess.run(pretrain(killed, shards, "--seed", "9"), capture_output=True, text=True)
     assert other.returncode == 2 and "seed: 0 there, 9 asked" in other.stderr
+
+
+def test_gradients_that_are_no_numbers_leave_the_weights_alone():
+    from l2.files.errors import L2Error
+
+    model = torch.nn.Linear(2, 2)
+    optimizer, before = adamw(model), model.weight.detach().clone()
+    (model.weight.sum() * float("inf")).backward()
+    with pytest.raises(L2Error, match="the norm of the gradients is inf"):
+        take_step(optimizer, model.parameters(), 0.1)
+    assert torch.equal(model.weight, before)
