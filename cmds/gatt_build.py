@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
 from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Temperature, TopP
-from l2.files.errors import UsageError
+from l2.files.errors import L2Error, UsageError
 
 
 def gatt_build(
@@ -23,6 +24,13 @@ def gatt_build(
         Literal["last", "all-sampled"],
         typer.Option("--loss", help="Answers to learn: the last (paper §3.3), or all (ours)."),
     ] = "last",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Drop dialogs that end in disobedience, where a constraint says how to tell: kind, expect (ours).",
+        ),
+    ] = True,
     rejects: Rejects = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -38,7 +46,7 @@ def gatt_build(
     Only the user turns of the dialogs read are kept. Each dialog gets one instruction at random, half the time in its
     terse form; the model answers turn by turn with it in every user turn, and what is written has it in the first
     alone. Dialogs with an answer that is cut off, empty or forges a chat tag, or that outgrow the context, are dropped
-    into --rejects; so are those that end in disobedience, where a constraint has kind (prefix or suffix) and expect.
+    into --rejects.
 
     Example: l2 gatt-build dialogs.jsonl --model runs/chat --constraints constraints.jsonl -o ghost.jsonl
     """
@@ -59,9 +67,16 @@ def gatt_build(
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("turns") as progress:
         for dialog in build_dialogs(
             policy, tokenizer, dialogs, instructions, sampling, ledger,
-            loss=loss, batch_size=batch_size, on_progress=progress,
+            loss=loss, check=check, batch_size=batch_size, on_progress=progress,
         ):  # fmt: skip
             writer.write(dialog)
             kept += 1
-    rules = ", ".join(f"{rule} {count:,}" for rule, count in ledger.counts.items())
-    console.say(f"{len(dialogs):,} dialogs, {kept:,} kept{'; rejected: ' if rules else ''}{rules}")
+        if not kept:
+            raise L2Error(f"none of {len(dialogs):,} dialogs is fit to learn from: {_told(ledger.counts)}")
+    console.say(
+        f"{len(dialogs):,} dialogs, {kept:,} kept{'; rejected: ' if ledger.total else ''}{_told(ledger.counts)}"
+    )
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{rule} {count:,}" for rule, count in counts.items())

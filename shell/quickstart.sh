@@ -32,9 +32,10 @@ have() { [ -e "$1" ]; }
 
 # How much of each thing; --smoke is for seeing that it all works, not for the results.
 if [ -z "$smoke" ]; then
-    pretrain=(--steps 840) chat_settings=(--epochs 1 --lr 2e-3) asked=2400 sampled=1200 k=8 iterations=20 held_out=400
+    pretrain=(--steps 840) chat_settings=(--epochs 1 --lr 2e-3) asked=2400 sampled=1200 k=8 iterations=20 held_out=400 obey=--check
 else
     pretrain=(--steps 60) chat_settings=(--epochs 1 --lr 2e-3) asked=160 sampled=64 k=4 iterations=2 held_out=64
+    obey=--no-check # nothing obeys after so little training
 fi
 sft=(--seq-len 384 --batch 8 --eval-data raw/dialogs.val.jsonl --eval-every 1000 --seed "$seed")
 rm=(--batch 64 --lr 3e-4 --eval-every 1000 --seed "$seed")
@@ -88,7 +89,8 @@ ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts
     --iterations $iterations --max-new-tokens 48 --seed "$seed" --out ppo)
 
 say "9. Ghost Attention: an instruction given once should hold to the last turn (paper §3.3)."
-have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl "${short[@]}" -o ghost.jsonl
+have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl \
+    $obey "${short[@]}" -o ghost.jsonl
 gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr 5e-4 "${sft[@]}" --out gatt)
 
 say "10. What did each stage gain, on data that no stage has seen?"

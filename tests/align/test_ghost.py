@@ -117,6 +117,12 @@ def test_what_disobeys_is_not_learned(model_dir, tokenizer, monkeypatch, loss, k
     made = build_dialogs(long_context(model_dir), tokenizer, records, meow, sampling, ledger, loss=loss)
     assert [dialog["id"] for dialog in made] == kept
     assert ledger.counts == {"disobeyed": 3 - len(kept)}
+    again = dialogs(["who", "what"], ["who", "what"], ["who", "what"])
+    unchecked = build_dialogs(
+        long_context(model_dir), tokenizer, again, meow, sampling, Ledger(), loss=loss, check=False
+    )
+    monkeypatch.setattr(ghost, "generate", Script(tokenizer, ["cat sat", "dog", "cat"], ["cat", "cat ran", "dog"]))
+    assert len(list(unchecked)) == 3
 
 
 def test_the_batch_and_the_order_change_nothing(model_dir, tokenizer):

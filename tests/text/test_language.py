@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,16 +37,12 @@ def test_any_text_has_an_answer(lid_model):
 def test_probabilities_are_clipped_and_lines_joined(monkeypatch, tmp_path):
     """fastText refuses a newline, and its float32 sums pass 1."""
 
-    class Model:
-        def get_labels(self):
-            return ["__label__en"]
-
-        def predict(self, texts):
-            assert texts == ["one two"]
-            return [["__label__en"]], [[1.0002]]
+    def predict(text, k, threshold, on_unicode_error):
+        assert text in ("\n", "one two\n")
+        return [(1.0002, "__label__en")]
 
     fake = type(sys)("fasttext")
-    fake.load_model = lambda path: Model()
+    fake.load_model = lambda path: SimpleNamespace(f=SimpleNamespace(predict=predict))
     monkeypatch.setitem(sys.modules, "fasttext", fake)
     (tmp_path / "model.ftz").touch()
     assert load_identifier(tmp_path / "model.ftz")("one\ntwo") == ("en", 1.0)
