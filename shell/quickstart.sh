@@ -34,7 +34,7 @@ have() { [ -e "$1" ]; }
 if [ -z "$smoke" ]; then
     pretrain=(--steps 840) chat_settings=(--epochs 1 --lr 2e-3) asked=2400 sampled=1200 k=8 iterations=20 held_out=400 obey=--check
 else
-    pretrain=(--steps 60) chat_settings=(--epochs 1 --lr 2e-3) asked=160 sampled=64 k=4 iterations=2 held_out=64
+    pretrain=(--steps 50) chat_settings=(--epochs 1 --lr 2e-3) asked=160 sampled=64 k=4 iterations=2 held_out=64
     obey=--no-check # nothing obeys after so little training
 fi
 sft=(--seq-len 384 --batch 8 --eval-data raw/dialogs.val.jsonl --eval-every 1000 --seed "$seed")

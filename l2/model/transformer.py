@@ -14,6 +14,25 @@ from torch.nn import functional as F
 from l2.model.config import ModelConfig
 
 
+class Linear(nn.Linear):
+    """x · Wᵀ. The weight is zero until it is loaded, or drawn by `new_model`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """No draw: torch's own costs a second of imports on the meta device, where `load_model` builds."""
+        self.weight.detach().zero_()
+
+
+class Embedding(nn.Embedding):
+    """A vector for each id, zero until it is loaded, or drawn by `new_model`."""
+
+    def reset_parameters(self) -> None:
+        """No draw, see `Linear`."""
+        self.weight.detach().zero_()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · w, computed in fp32 (Zhang & Sennrich 2019)."""
 
@@ -95,10 +114,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.kv_heads, self.head_dim = layer, config.n_heads, config.n_kv_heads, config.head_dim
-        self.q_proj = nn.Linear(config.dim, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
+        self.q_proj = Linear(config.dim, self.heads * self.head_dim)
+        self.k_proj = Linear(config.dim, self.kv_heads * self.head_dim)
+        self.v_proj = Linear(config.dim, self.kv_heads * self.head_dim)
+        self.o_proj = Linear(self.heads * self.head_dim, config.dim)
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
@@ -119,9 +138,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.gate_proj = Linear(config.dim, config.ffn_dim)
+        self.up_proj = Linear(config.dim, config.ffn_dim)
+        self.down_proj = Linear(config.ffn_dim, config.dim)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
@@ -167,7 +186,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
+        self.embed_tokens = Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
@@ -222,7 +241,7 @@ class LanguageModel(_Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.dim, config.vocab_size)
         if config.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -247,7 +266,7 @@ class ScalarModel(_Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.score = nn.Linear(config.dim, 1, bias=False)
+        self.score = Linear(config.dim, 1)
 
     def forward(
         self,
