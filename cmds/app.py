@@ -121,7 +121,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, 1)
-        print(f"l2: no command {name!r}{f'; did you mean {close[0]}?' if close else ''} See l2 --help", file=sys.stderr)
+        print(
+            f"l2: no command {name!r}{f'; did you mean {close[0]}?' if close else ';'} see l2 --help", file=sys.stderr
+        )
         return 2
     return guarded(name, rest)
 

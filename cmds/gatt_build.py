@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
@@ -53,7 +54,7 @@ def gatt_build(
     from cmds.sampling import open_policy
     from l2.align.ghost import build_dialogs
     from l2.files.jsonl import open_writer, read_records
-    from l2.files.ledger import open_ledger
+    from l2.files.ledger import NothingKept, open_ledger
     from l2.generate.engine import Sampling
 
     if rejects == output:
@@ -64,15 +65,19 @@ def gatt_build(
     policy, tokenizer = open_policy(model, device, dtype)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     kept = 0
-    with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("turns") as progress:
-        for dialog in build_dialogs(
-            policy, tokenizer, dialogs, instructions, sampling, ledger,
-            loss=loss, check=check, batch_size=batch_size, on_progress=progress,
-        ):  # fmt: skip
-            writer.write(dialog)
-            kept += 1
+    with open_ledger(rejects) as ledger, suppress(NothingKept), open_writer(output) as writer:
+        with console.progress("turns") as progress:
+            for dialog in build_dialogs(
+                policy, tokenizer, dialogs, instructions, sampling, ledger,
+                loss=loss, check=check, batch_size=batch_size, on_progress=progress,
+            ):  # fmt: skip
+                writer.write(dialog)
+                kept += 1
         if not kept:
-            raise L2Error(f"none of {len(dialogs):,} dialogs is fit to learn from: {_told(ledger.counts)}")
+            raise NothingKept
+    if not kept:
+        why = _told(ledger.counts)
+        raise L2Error(f"none of {len(dialogs):,} dialogs is fit to learn from ({why}); try a larger --max-new-tokens")
     console.say(
         f"{len(dialogs):,} dialogs, {kept:,} kept{'; rejected: ' if ledger.total else ''}{_told(ledger.counts)}"
     )

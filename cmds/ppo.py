@@ -43,12 +43,14 @@ def ppo(
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", min=1, help="Answers at once; memory only (ours: 16).")
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, constant (paper: 1e-6; tiny 3e-4).")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0.0, help="Learning rate, constant (paper: 1e-6; tiny 3e-4).")
+    ] = None,
     value_lr: Annotated[
-        float | None, typer.Option("--value-lr", help="Of the value model; default: as --lr (ours).")
+        float | None, typer.Option("--value-lr", min=0.0, help="Of the value model; default: as --lr (ours).")
     ] = None,
     beta: Annotated[
-        float | None, typer.Option("--beta", help="Weight of the KL (paper: 0.01; 0.005 for 34b, 70b).")
+        float | None, typer.Option("--beta", min=0.0, help="Weight of the KL (paper: 0.01; 0.005 for 34b, 70b).")
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", min=1, help="Of an answer, with EOS (ours: 256; tiny 64).")
@@ -57,14 +59,16 @@ def ppo(
         str, typer.Option("--whiten", help="Scores by: batch (paper Eq. 4), running, frozen or off.")
     ] = "batch",
     no_eos_penalty: Annotated[
-        float | None, typer.Option("--no-eos-penalty", help="Off a cut answer's whitened score (ours: 0; tiny 1).")
+        float | None,
+        typer.Option("--no-eos-penalty", min=0.0, help="Off a cut answer's whitened score (ours: 0; tiny 1)."),
     ] = None,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Iterations between evaluations (ours).")] = 10,
     stop_patience: Annotated[
-        int, typer.Option("--stop-patience", help="Stop after so many evaluations without gain (ours; 0: never).")
+        int,
+        typer.Option("--stop-patience", min=0, help="Stop after so many evaluations without gain (ours; 0: never)."),
     ] = 0,
     max_kl: Annotated[
-        float, typer.Option("--max-kl", help="Stop past this KL, nats an answer (ours; 0: never).")
+        float, typer.Option("--max-kl", min=0.0, help="Stop past this KL, nats an answer (ours; 0: never).")
     ] = 0.0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -174,7 +178,7 @@ def _run(
     room = context - settings.max_new_tokens
     data = [as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out)]
     parents = {role: parent(directory) for role, directory in models.items() if directory is not None}
-    identity = models | asdict(settings) | {"dtype": str(settings.dtype)}
+    identity = models | asdict(settings) | {"dtype": str(settings.dtype).removeprefix("torch.")}
     del identity["micro_batch"]  # decides nothing
     with open_run(
         out, identity, {"prompts": inputs, "eval_prompts": held_out_inputs} | parents, overwrite=overwrite

@@ -110,7 +110,7 @@ def pretrain(
         "batch": batch,
         "lr": plan.lr,
         "warmup": plan.warmup,
-        "dtype": str(plan.dtype),
+        "dtype": str(plan.dtype).removeprefix("torch."),
         "cross_document": cross_document,
         "seed": seed,
     }

@@ -47,7 +47,7 @@ def rm_train(
     Example: l2 rm-train --model runs/sft --data preferences.jsonl --margin small --out runs/rm
     """
     from cmds.training import parent, read_inputs, run_training
-    from l2.align.preferences import encode_pairs
+    from l2.align.preferences import UNLABELLED, encode_pairs
     from l2.align.reward import Ranking
     from l2.model.checkpoint import check_vocabulary, load_config, load_model, scalar_from
     from l2.model.device import pick_device, pick_dtype
@@ -63,6 +63,8 @@ def rm_train(
     records, inputs = read_inputs(data, fields)
     held_out, held_out_inputs = read_inputs(eval_data, fields) if eval_data else ([], [])
     pairs = encode_pairs(records, vocabulary, config.max_seq_len, margin)
+    if aux_weight and all(pair.safe == UNLABELLED for pair in pairs):
+        console.say("no pair is labelled by safety: --aux-weight has nothing to learn from")
     where = pick_device(device)
     objective = Ranking(
         pairs,
@@ -86,7 +88,7 @@ def rm_train(
     run_training(
         console,
         out,
-        settings=settings | {"dtype": str(plan.dtype), "seed": seed},
+        settings=settings | {"dtype": str(plan.dtype).removeprefix("torch."), "seed": seed},
         inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)},
         make_model=lambda: scalar_from(load_model(model, device=where), seed=seed),
         objective=objective,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Annotated
 
 import typer
@@ -49,7 +49,7 @@ def rs_sample(
     from cmds.sampling import encode_prompts, open_policy, open_rewards, read_prompts, rm_directories
     from l2.align.rejection import check_judges, make_pool, rejection_sample
     from l2.files.jsonl import open_writer, read_records
-    from l2.files.ledger import open_ledger
+    from l2.files.ledger import NothingKept, open_ledger
     from l2.generate.engine import Sampling
 
     named = [path for path in (output, everything, rejects) if path is not None]
@@ -64,9 +64,10 @@ def rs_sample(
     older = make_pool(read_records(pool), records) if pool else {}
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writer(output))
         tried = stack.enter_context(open_writer(everything)) if everything is not None else None
         ledger = stack.enter_context(open_ledger(rejects))
+        stack.enter_context(suppress(NothingKept))
+        writer = stack.enter_context(open_writer(output))
         progress = stack.enter_context(console.progress("prompts"))
         answered = rejection_sample(
             policy, tokenizer, rewards, records, rows, sampling,
@@ -81,6 +82,8 @@ def rs_sample(
             else:
                 ledger.reject(record, "no_fit_answer", k, line=record.line)
         if ledger.total == len(records):
-            raise L2Error("no prompt got an answer that ended and says something; try a larger --max-new-tokens or -k")
+            raise NothingKept
     kept = len(records) - ledger.total
+    if not kept:
+        raise L2Error("no prompt got an answer that ended and says something; try a larger --max-new-tokens or -k")
     console.say(f"{len(records):,} prompts: {kept:,} kept, {ledger.total:,} without an answer that is fit")

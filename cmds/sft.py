@@ -83,7 +83,7 @@ def sft(
             "batch": batch,
             "seq_len": length,
             "lr": lr,
-            "dtype": str(plan.dtype),
+            "dtype": str(plan.dtype).removeprefix("torch."),
             "seed": seed,
         },
         inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)},

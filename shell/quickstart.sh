@@ -15,7 +15,8 @@ while [ $# -gt 0 ]; do
         --seed) seed=$2; shift 2 ;;
         --smoke) smoke=--smoke; shift ;;
         --fresh) fresh=1; shift ;;
-        *) echo "quickstart.sh: unknown option $1; see its first lines" >&2; exit 2 ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+        *) echo "quickstart.sh: unknown option $1; --help tells which there are" >&2; exit 2 ;;
     esac
 done
 environment story
@@ -116,13 +117,15 @@ for model in "$ppo" "$gatt"; do
     have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl "${short[@]}" \
         --samples obeyed-$model.jsonl -o ghost-$model.jsonl
 done
-check=(); [ -n "$smoke" ] || check=(--check)
+check=(--check)
+[ -z "$smoke" ] || { check=() && say "(--smoke shows that every part works; it trains far too little for these numbers.)"; }
 cat text-untrained.jsonl text-base.jsonl helpful-results.jsonl safe-results.jsonl > results.jsonl
 python "$story/table.py" --results results.jsonl \
     --scores sft=gold-sft.jsonl --scores rs=gold-rs.jsonl --scores ppo=gold-ppo.jsonl \
     --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl ${check[@]+"${check[@]}"}
 
-say "11. A short conversation. For more: l2 chat --model $home/gatt"
-printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" |
-    l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system 'Act as a sailor: always start with "Ahoy!"'
+say "11. A short conversation. For more: source .venv/bin/activate; l2 chat --model $home/gatt"
+printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" > questions.txt
+l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system 'Act as a sailor: always start with "Ahoy!"' \
+    < questions.txt | paste -d '\n' <(sed 's/^/> /' questions.txt) -
 printf '\nThe story took %d:%02d minutes.\n' $((SECONDS / 60)) $((SECONDS % 60)) >&2

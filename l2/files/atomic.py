@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from l2.files.errors import L2Error
+
 
 def _fsync_dir(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
@@ -23,22 +25,35 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{os.getpid()}")
 
 
+def _opened(partial: Path, path: Path) -> BinaryIO:
+    """`partial` opened to be written, for `path`, which is the name that people know."""
+    try:
+        return open(partial, "wb")
+    except OSError as error:
+        raise L2Error(f"{path}: can't be written ({error.strerror})") from None
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes its name only when the block ends without an exception.
 
     Written beside `path`, flushed to disk, then renamed. On an exception the partial file is removed
-    and whatever stood at `path` before stays. A device or a pipe is written to as it is.
+    and whatever stood at `path` before stays. A link is followed; a device or a pipe is written to as it is.
+    Raises L2Error where nothing can be written.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as f:
+    if path.is_relative_to("/dev") or path.is_relative_to("/proc") or (path.exists() and not path.is_file()):
+        with _opened(path, path) as f:
             yield f
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
     partial = _beside(path)
     try:
-        with open(partial, "wb") as f:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise L2Error(f"{path.parent}: can't be made a directory ({error.strerror})") from None
+    try:
+        with _opened(partial, path) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())

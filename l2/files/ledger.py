@@ -12,6 +12,10 @@ from l2.files.errors import BadInput
 from l2.files.jsonl import RecordWriter, open_writer
 
 
+class NothingKept(Exception):
+    """Raised inside the writer of an output that would be empty, so that it is not written and the ledger is."""
+
+
 class Ledger:
     """Counts what is dropped by rule and, given a writer, writes one row for each."""
 

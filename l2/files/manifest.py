@@ -97,8 +97,12 @@ def open_run(out: str | Path, settings: Mapping[str, Any], inputs: Inputs, *, ov
     UsageError unless `overwrite`, which starts from nothing. Raises L2Error when another process holds it.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock_file = open(out / ".lock", "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise L2Error(f"{out}: can't be an output directory ({error.strerror})") from None
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -198,3 +198,15 @@ def test_a_flipped_byte_in_compressed_data(tmp_path):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
             with pytest.raises(BadInput):
                 list(read_records([path]))
+
+
+def test_a_link_is_followed_and_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "real.jsonl").touch()
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    write_records(tmp_path / "link.jsonl", [{"a": 1}])
+    assert (tmp_path / "link.jsonl").is_symlink() and (tmp_path / "real.jsonl").read_text() == '{"a":1}\n'
+    (tmp_path / "file").touch()
+    with pytest.raises(L2Error, match=r"file: can't be made a directory"):
+        write_records(tmp_path / "file" / "x.jsonl", [{"a": 1}])
+    with pytest.raises(L2Error, match=r"file: can't be an output directory"), open_run(tmp_path / "file", {}, {}):
+        pass
