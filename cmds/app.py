@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("Tools", "sample answers to prompts"),
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
+    "convert": ("Tools", "checkpoints to and from Meta's layout and llama2.c, with proof"),
 }
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmds.console import Console
 from cmds.options import Device, Model, Quiet, Seed
 from cmds.sampling import Dtype, MaxNewTokens, Temperature, TopP
-from l2.files.errors import BadInput, L2Error
+from l2.files.errors import BadInput, L2Error, UsageError
+
+if TYPE_CHECKING:
+    from l2.generate.conversation import Conversation
 
 
 def chat(
@@ -27,7 +30,8 @@ def chat(
 ) -> None:
     """Talk to a model: each line is a turn, the answers are on stdout, Ctrl-D ends. Also works in a pipe.
 
-    Temperature and top-p are Meta's defaults. When the context is full, the oldest turns are forgotten.
+    /system TEXT sets the system message, /reset forgets what was said, /save FILE appends the dialog to FILE, Ctrl-C
+    ends the answer. Temperature and top-p are Meta's. When the context is full, the oldest turns are forgotten.
 
     Example: l2 chat --model runs/chat --system "Answer in one sentence."
     """
@@ -42,18 +46,49 @@ def chat(
     if person:
         import readline  # noqa: F401  line editing in input()
 
-        console.say(f"{model}; a line is a turn, Ctrl-D ends")
+        console.say(f"{model}; a line is a turn; /system TEXT, /reset, /save FILE; Ctrl-D ends")
     for line in _typed() if person else _piped():
         try:
-            forgotten, text = conversation.say(line)
+            if line.startswith("/"):
+                console.say(_command(conversation, line))
+                continue
+            forgotten, _ = conversation.say(line, _print)
         except L2Error as error:
             if not person:
                 raise
             console.say(str(error))
             continue
+        print(flush=True)
         if forgotten:
             console.say(f"the context is full; {forgotten} of the oldest turns forgotten")
-        print(text, flush=True)
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _command(conversation: Conversation, line: str) -> str:
+    """Do what a line that starts with "/" asks; returns what to say of it. Raises UsageError for an unknown one."""
+    from l2.files.jsonl import encode_record
+    from l2.tokens.chat import check_messages
+
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    if name == "/reset":
+        conversation.reset()
+        return "all forgotten"
+    if name == "/system":
+        if rest:
+            check_messages([{"role": "system", "content": rest}, {"role": "user", "content": ""}], "/system")
+        conversation.system = rest or None
+        return "system message set" if rest else "no system message"
+    if name == "/save" and rest:
+        if not conversation.turns:
+            raise UsageError("/save: nothing was said yet")
+        with open(rest, "ab") as file:
+            file.write(encode_record({"messages": conversation.messages()}))
+        return f"dialog appended to {rest}"
+    raise UsageError(f"{name}: use /system TEXT, /reset or /save FILE")
 
 
 def _typed() -> Iterator[str]:

@@ -20,8 +20,20 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt as plain text: for base models.")] = False,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many likeliest tokens; 0 is all.")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", min=1.0, help="Makes tokens said before less likely; 1 is off.")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", help="Text that ends an answer, and is cut off; repeatable.", show_default=False),
+    ] = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 64,
+    max_batch_tokens: Annotated[
+        int | None,
+        typer.Option("--max-batch-tokens", min=1, help="Tokens whose keys and values are held at once: memory (ours)."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -42,11 +54,12 @@ def generate(
     policy, tokenizer = open_policy(model, device, dtype)
     records = read_prompts([*(files or ()), *(prompts or ())])
     rows = encode_prompts(records, tokenizer, raw=raw)
-    sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+    sampling = Sampling(temperature, top_p, max_new_tokens, seed, top_k, repetition_penalty)
     with open_writer(output) as writer, console.progress("prompts") as progress:
         for samples in sample_answers(
             policy, tokenizer, records, rows, sampling,
-            name=model, k=n, batch_size=batch_size, raw=raw, on_progress=progress,
+            name=model, k=n, batch_size=batch_size, max_batch_tokens=max_batch_tokens, stop=stop or (),
+            raw=raw, on_progress=progress,
         ):  # fmt: skip
             for sample in samples:
                 writer.write(sample)

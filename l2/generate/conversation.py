@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from l2.generate.engine import Sampling, generate, prompt_key
@@ -33,9 +34,22 @@ class Conversation:
             ids += encode_prompt(self.tokenizer, [*system, {"role": "user", "content": said}]) + answer
         return ids
 
-    def say(self, user: str) -> tuple[int, str]:
+    def reset(self) -> None:
+        """Forget what was said; the system message stays."""
+        self.turns = []
+
+    def messages(self) -> list[dict[str, str]]:
+        """What was said and is not forgotten, as a dialog."""
+        said = [{"role": "system", "content": self.system}] if self.system else []
+        for user, answer in self.turns:
+            said += [{"role": "user", "content": user}]
+            said += [{"role": "assistant", "content": self.tokenizer.decode(answer).strip()}]
+        return said
+
+    def say(self, user: str, on_text: Callable[[str], None] = lambda text: None) -> tuple[int, str]:
         """Answer the user. Returns how many of the oldest turns had to be forgotten, and the answer.
 
+        on_text hears each piece of the answer as it is written; a KeyboardInterrupt meanwhile ends the answer there.
         The same words in the same order with the same seed get the same answers. Raises BadInput for a text that
         forges a tag of the chat format, and UsageError for one that leaves no room for an answer; the conversation
         is then as it was.
@@ -45,11 +59,22 @@ class Conversation:
         turns = [*self.turns, (user, [])]
         while len(ids := self._ids(turns)) > self.room and len(turns) > 1:
             del turns[0]
-        ((answer,),) = generate(
-            self.model, [ids], [prompt_key(self.asked)], self.sampling, eos_id=self.tokenizer.eos_id
-        )
-        ended = [] if answer.finish == "stop" else [self.tokenizer.eos_id]
+        eos_id, answer, shown = self.tokenizer.eos_id, list[int](), ""
+
+        def hear(prompt: int, sample: int, token: int) -> None:
+            nonlocal shown
+            answer.append(token)
+            text = self.tokenizer.decode(answer).lstrip()
+            # a character of several bytes is shown when its last byte is there
+            if text.startswith(shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                on_text(text[len(shown) :])
+                shown = text
+
+        with suppress(KeyboardInterrupt):
+            generate(self.model, [ids], [prompt_key(self.asked)], self.sampling, eos_id=eos_id, on_token=hear)
+        if answer[-1:] != [eos_id]:
+            answer.append(eos_id)
         forgotten = len(self.turns) + 1 - len(turns)
-        self.turns = [*turns[:-1], (user, answer.tokens + ended)]
+        self.turns = [*turns[:-1], (user, answer)]
         self.asked += 1
-        return forgotten, self.tokenizer.decode(answer.tokens).strip()
+        return forgotten, self.tokenizer.decode(answer).strip()

@@ -1,9 +1,12 @@
-"""Batched sampling over a preallocated key/value cache: a draw depends on (seed, prompt, sample, position) alone."""
+"""Continuous batching over a preallocated key/value cache: ended rows leave, waiting prompts enter.
+
+What is drawn depends on (seed, prompt, sample, position) alone, never on the batch or the order.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,20 +16,26 @@ from torch import Tensor
 
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
-from l2.generate.scoring import pad
+from l2.generate.decoder import Decoder
 from l2.model.transformer import KVCache, LanguageModel
 
-COMPACT = 0.75  # the cache is copied without its ended rows when no more than this share is still being written
+ADMIT = 0.25  # prompts enter when this share of the rows is free: prefilling one alone wastes the machine
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw. temperature 0 is greedy; top_p 1 is the whole distribution; max_new_tokens counts EOS."""
+    """How to draw. temperature 0 is greedy; top_p 1 and top_k 0 are the whole distribution; max_new_tokens counts EOS.
+
+    repetition_penalty divides the positive, and multiplies the negative, logits of tokens that stand in the prompt or
+    the answer (Keskar et al. 2019); 1 is off.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 256
     seed: int = 0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
 
 
 @dataclass
@@ -72,12 +81,27 @@ def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
     return probs_BV.masked_fill(probs_BV < ordered_BV.gather(1, kept_B1 - 1), 0.0)
 
 
-def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+def top(logits_BV: Tensor, k: int) -> Tensor:
+    """Logits [B, V] with -inf below the k-th largest of each row; those equal to it stay."""
+    least_B1 = logits_BV.topk(min(k, logits_BV.shape[1])).values[:, -1:]
+    return logits_BV.masked_fill(logits_BV < least_B1, float("-inf"))
+
+
+def penalise(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
+    """Logits [B, V] with those of `seen_BV` (bool) made less likely, see `Sampling`."""
+    return torch.where(seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
+
+
+def draw(
+    logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float, top_k: int = 0
+) -> tuple[Tensor, Tensor]:
     """Tokens [B] and the log-probabilities [B] they were drawn with, by inverting the cumulative distribution.
 
-    With top_p < 1 that is the log-probability under the cut distribution (see `nucleus`); greedy gives the one at
-    temperature 1.
+    With top_k or top_p that is the log-probability under the cut distribution, top_k first (see `top`, `nucleus`);
+    greedy gives the one at temperature 1.
     """
+    if top_k:
+        logits_BV = top(logits_BV, top_k)
     if temperature == 0.0:
         tokens_B = logits_BV.argmax(-1)
         return tokens_B, logits_BV.log_softmax(-1).gather(1, tokens_B[:, None]).squeeze(1)
@@ -91,103 +115,149 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float)
     return tokens_B, (picked / mass[:, -1]).log().float()
 
 
+Stop = Callable[[Sequence[int]], bool]
+OnToken = Callable[[int, int, int], None]
+
+
 @dataclass
-class _Start:
-    """Prompts after prefill: one row each, and the logits of what comes next."""
+class _Waiting:
+    """Prompts that are prefilled but not all of whose samples have entered yet, one row each."""
 
     cache: KVCache
-    lengths_B: Tensor
     logits_BV: Tensor
+    prompts: list[int]  # which prompt each row holds
+    next: list[int]  # the sample of each that enters next
 
 
 class _Rows:
-    """The answers that are being written: one row of the cache each, `k` in a row to a prompt."""
+    """The answers that are being written: row r of the decoder's cache writes sample `samples[r]` of `prompts[r]`."""
 
-    def __init__(self, keys: Sequence[int], samples: range, limits: Sequence[int], start: _Start) -> None:
-        k = len(samples)
-        rows = torch.arange(len(keys), device=start.logits_BV.device).repeat_interleave(k)
-        self.keys = np.repeat(np.array(keys, dtype=np.uint64), k)
-        self.samples = np.tile(np.array(samples), len(keys))
-        self.limits = [limit for limit in limits for _ in samples]
-        self.out = [Completion() for _ in self.keys]
-        self.live = list(range(len(self.out)))  # which answer each row writes
-        self.lengths_B, self.logits_BV = start.lengths_B[rows], start.logits_BV[rows]
-        # One sample may write into the prompt's own cache: what it leaves behind is overwritten before it is seen.
-        self.cache = start.cache.take(rows) if k > 1 else start.cache
+    def __init__(self, decoder: Decoder, size: int, vocab: int, penalised: bool) -> None:
+        device = decoder.model.device
+        self.decoder, self.size, self.n = decoder, size, 0
+        self.prompts, self.samples, self.written = (np.zeros(size, dtype=np.int64) for _ in range(3))
+        self.keys = np.zeros(size, dtype=np.uint64)
+        self.lengths = torch.zeros(size, dtype=torch.long, device=device)
+        self.logits = torch.zeros(size, vocab, device=device)
+        self.seen = torch.zeros(size, vocab, dtype=torch.bool, device=device) if penalised else None
 
-    def append(self, tokens: Sequence[int], logprobs: Sequence[float], eos_id: int) -> list[int]:
-        """Write one token to each answer that has not ended; returns the rows that go on."""
-        going = []
-        for row, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-            which = self.live[row]
-            answer = self.out[which]
-            if answer.finish == "stop" or len(answer.tokens) == self.limits[which]:
-                continue
-            answer.tokens.append(token)
-            answer.logprobs.append(logprob)
-            if token == eos_id:
-                answer.finish = "stop"
-            elif len(answer.tokens) < self.limits[which]:
-                going.append(row)
-        return going
+    def enter(self, waiting: _Waiting, row: int, k: int, key: int, prompt: Sequence[int]) -> None:
+        """Give as many rows as there are to samples of the prompt in `row` of `waiting`."""
+        which, first = waiting.prompts[row], waiting.next[row]
+        count = min(k - first, self.size - self.n)
+        to = slice(self.n, self.n + count)
+        self.decoder.fill(self.n, waiting.cache, torch.full((count,), row, device=self.lengths.device))
+        self.prompts[to], self.samples[to], self.written[to] = which, np.arange(first, first + count), 0
+        self.keys[to], self.lengths[to], self.logits[to] = key, len(prompt), waiting.logits_BV[row]
+        if self.seen is not None:
+            self.seen[to] = False
+            self.seen[to, list(prompt)] = True
+        waiting.next[row] += count
+        self.n += count
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
-        self.live = [self.live[row] for row in rows.tolist()]
-        self.lengths_B, self.cache = self.lengths_B[rows], self.cache.take(rows)
+    def draw(self, sampling: Sampling) -> tuple[list[int], list[float]]:
+        """One token for each row and the log-probability it was drawn with."""
+        n, logits = self.n, self.logits[: self.n]
+        if self.seen is not None:
+            logits = penalise(logits, self.seen[:n], sampling.repetition_penalty)
+        u = torch.from_numpy(uniform(sampling.seed, self.keys[:n], self.samples[:n], self.written[:n]))
+        tokens_B, logprobs_B = draw(logits, u, sampling.temperature, sampling.top_p, sampling.top_k)
+        if self.seen is not None:
+            self.seen[torch.arange(n), tokens_B] = True
+        self.written[:n] += 1
+        return tokens_B.tolist(), logprobs_B.tolist()
+
+    def leave(self, ended: list[int], tokens: list[int]) -> None:
+        """Drop rows: the last of those that go on take their places, in the cache and in `tokens`."""
+        going = self.n - len(ended)
+        targets = [row for row in ended if row < going]
+        gone = set(ended)
+        sources = [row for row in range(going, self.n) if row not in gone]
+        if targets:
+            self.decoder.move(sources, targets, int(self.lengths[: self.n].max()))
+            for array in (self.prompts, self.samples, self.written, self.keys):
+                array[targets] = array[sources]
+            self.lengths[targets] = self.lengths[sources]
+            if self.seen is not None:
+                self.seen[targets] = self.seen[sources]
+            for source, target in zip(sources, targets, strict=True):
+                tokens[target] = tokens[source]
+        del tokens[going:]
+        self.n = going
+
+    def step(self, tokens: list[int]) -> None:
+        """Write the drawn tokens, which gives the logits of the next."""
+        n = self.n
+        drawn = torch.tensor(tokens, device=self.lengths.device)
+        self.logits[:n] = self.decoder.step(drawn, self.lengths[:n])
+        self.lengths[:n] += 1
 
 
-def _write(model: LanguageModel, rows: _Rows, sampling: Sampling, eos_id: int) -> list[Completion]:
-    """Draw token after token until every answer has ended. Rows that ended are computed until the cache is copied."""
-    for position in range(sampling.max_new_tokens):
-        at = np.full(len(rows.live), position)
-        u = torch.from_numpy(uniform(sampling.seed, rows.keys[rows.live], rows.samples[rows.live], at))
-        tokens_B, logprobs_B = draw(rows.logits_BV, u, sampling.temperature, sampling.top_p)
-        logprobs = logprobs_B.tolist()
+def rows_for(longest: int, answers: int, batch_size: int, max_batch_tokens: int | None) -> int:
+    """Rows of the cache: as many as there are answers, at most `batch_size`, of `longest` tokens in the memory given.
+
+    Raises UsageError when not even one row fits into `max_batch_tokens`.
+    """
+    if max_batch_tokens is not None:
+        batch_size = min(batch_size, max_batch_tokens // longest)
+        if not batch_size:
+            raise UsageError(f"--max-batch-tokens {max_batch_tokens}: one answer alone needs room for {longest} tokens")
+    return max(1, min(batch_size, answers))
+
+
+@dataclass
+class _Work:
+    """Everything that is to be written, and what has been."""
+
+    prompts: Sequence[Sequence[int]]
+    keys: Sequence[int]
+    limits: Sequence[int]
+    sampling: Sampling
+    k: int
+    stop: Stop
+    on_token: OnToken
+    rows: _Rows
+    answers: list[list[Completion]]
+    queue: list[int]  # prompts that are not prefilled yet, the next at the end
+    waiting: _Waiting | None = None
+    done: int = 0  # answers that have ended
+
+    def admit(self) -> None:
+        """Let waiting prompts enter while enough rows are free, prefilling as many as there is room for."""
+        rows = self.rows
+        while (self.waiting or self.queue) and (not rows.n or rows.size - rows.n >= ADMIT * rows.size):
+            if self.waiting is None:
+                part = [self.queue.pop() for _ in range(min(len(self.queue), max(1, (rows.size - rows.n) // self.k)))]
+                prefilled = rows.decoder.prefill([self.prompts[i] for i in part])
+                self.waiting = _Waiting(*prefilled, part, [0] * len(part))
+            for row, which in enumerate(self.waiting.prompts):
+                if self.waiting.next[row] < self.k and rows.n < rows.size:
+                    rows.enter(self.waiting, row, self.k, self.keys[which], self.prompts[which])
+            if min(self.waiting.next) == self.k:
+                self.waiting = None
+
+    def advance(self) -> None:
+        """Draw one token for each row; answers that end with it leave, the others are stepped on."""
+        tokens, logprobs = self.rows.draw(self.sampling)
         if not all(map(math.isfinite, logprobs)):
             raise L2Error("the model gives logits that are no numbers; its weights are broken")
-        going = rows.append(tokens_B.tolist(), logprobs, eos_id)
-        if not going:
-            break
-        if len(going) <= COMPACT * len(rows.live):
-            index = torch.tensor(going, device=tokens_B.device)
-            tokens_B = tokens_B[index]
-            rows.keep(index)
-        rows.logits_BV = model(tokens_B[:, None], rows.lengths_B[:, None], cache=rows.cache)[:, 0]
-        rows.lengths_B = (rows.lengths_B + 1).clamp(max=rows.cache.length - 1)
-    return rows.out
+        over = [row for row, drawn in enumerate(zip(tokens, logprobs, strict=True)) if self._append(row, *drawn)]
+        if over:
+            self.rows.leave(over, tokens)
+            self.done += len(over)
+        if self.rows.n:
+            self.rows.step(tokens)
 
-
-def _prefill(model: LanguageModel, prompts: Sequence[Sequence[int]], longest: int) -> _Start:
-    """Read the prompts into a cache of `longest` slots a row."""
-    tokens_BT, lengths_B = pad(prompts, model.device)
-    cache = KVCache(model.config, len(prompts), longest, model.dtype, model.device)
-    positions_BT = torch.arange(tokens_BT.shape[1], device=model.device).expand_as(tokens_BT)
-    hidden_BTD = model.hidden(tokens_BT, positions_BT, cache=cache)
-    rows = torch.arange(len(prompts), device=model.device)
-    return _Start(cache, lengths_B, model.head(hidden_BTD[rows, lengths_B - 1]))
-
-
-def _batch(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    keys: Sequence[int],
-    sampling: Sampling,
-    k: int,
-    eos_id: int,
-    batch_size: int,
-) -> list[list[Completion]]:
-    """Answers to prompts that are prefilled together; more than `batch_size` to one prompt are written in turns."""
-    context = model.config.max_seq_len
-    limits = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
-    start = _prefill(model, prompts, min(context, max(map(len, prompts)) + sampling.max_new_tokens))
-    answers: list[list[Completion]] = [[] for _ in prompts]
-    for first in range(0, k, batch_size):
-        samples = range(first, min(first + batch_size, k))
-        written = _write(model, _Rows(keys, samples, limits, start), sampling, eos_id)
-        for i, completions in enumerate(answers):
-            completions += written[i * len(samples) : (i + 1) * len(samples)]
-    return answers
+    def _append(self, row: int, token: int, logprob: float) -> bool:
+        """Whether the answer of `row` ends with this token."""
+        which, sample = int(self.rows.prompts[row]), int(self.rows.samples[row])
+        answer = self.answers[which][sample]
+        answer.tokens.append(token)
+        answer.logprobs.append(logprob)
+        self.on_token(which, sample, token)
+        if self.stop(answer.tokens):
+            answer.finish = "stop"
+        return answer.finish == "stop" or len(answer.tokens) == self.limits[which]
 
 
 @torch.inference_mode()
@@ -200,27 +270,43 @@ def generate(
     k: int = 1,
     eos_id: int = 2,
     batch_size: int = 64,
+    max_batch_tokens: int | None = None,
+    ended: Stop | None = None,
+    on_token: OnToken = lambda prompt, sample, token: None,
     on_progress: OnProgress = ignore,
 ) -> list[list[Completion]]:
     """`k` answers to each prompt of ids, as [prompt][sample] in the order of `prompts`.
 
-    keys: one number a prompt (`prompt_key`). Each prompt is prefilled once for all its samples; batches hold
-    up to `batch_size` answers, of prompts of like length. What is drawn does not depend on the batch.
-    An answer that reaches the end of the model's context finishes with "length" there. Raises UsageError for a
-    prompt that is empty or leaves no room, and L2Error when the model gives no numbers.
+    keys: one number a prompt (`prompt_key`). Up to `batch_size` answers are written at once, fewer where
+    `max_batch_tokens` slots of the cache are all that may be asked for; memory is asked for before the first token.
+    Each prompt is prefilled once for all its samples; an answer that has ended makes room for the next. An answer ends
+    at EOS, or after a token for which `ended`, given the ids so far, is true (both "stop"), or at max_new_tokens or
+    the end of the model's context ("length"). on_token(prompt, sample, token) hears of each token.
+    Raises UsageError for a prompt that is empty or leaves no room, and L2Error when the model gives no numbers.
     """
     lengths, context = [len(prompt) for prompt in prompts], model.config.max_seq_len
     if max(lengths, default=0) >= context:
         raise UsageError(f"a prompt of {max(lengths)} tokens leaves no room in the model's context of {context}")
     if not all(lengths):
         raise UsageError("a prompt has no tokens, not even BOS; there is nothing to go on from")
-    order = sorted(range(len(prompts)), key=lengths.__getitem__)
-    each = max(1, batch_size // k)
-    answers: list[list[Completion]] = [[] for _ in prompts]
-    for start in range(0, len(order), each):
-        part = order[start : start + each]
-        written = _batch(model, [prompts[i] for i in part], [keys[i] for i in part], sampling, k, eos_id, batch_size)
-        for i, completions in zip(part, written, strict=True):
-            answers[i] = completions
-        on_progress(min(start + each, len(order)), len(order), "")
+    answers = [[Completion() for _ in range(k)] for _ in prompts]
+    if not answers:
+        return answers
+
+    def stop(tokens: Sequence[int]) -> bool:
+        return tokens[-1] == eos_id or (ended is not None and ended(tokens))
+
+    limits = [min(sampling.max_new_tokens, context - length) for length in lengths]
+    longest = max(length + limit for length, limit in zip(lengths, limits, strict=True))
+    size = rows_for(longest, len(prompts) * k, batch_size, max_batch_tokens)
+    rows = _Rows(Decoder(model, size, longest), size, model.config.vocab_size, sampling.repetition_penalty != 1.0)
+    queue = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
+    work = _Work(prompts, keys, limits, sampling, k, stop, on_token, rows, answers, queue)
+    told = 0
+    while work.done < len(prompts) * k:
+        work.admit()
+        work.advance()
+        if work.done // k > told:
+            told = work.done // k
+            on_progress(told, len(prompts), "")
     return answers

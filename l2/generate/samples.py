@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -63,14 +63,17 @@ def sample_answers(
     name: str,
     k: int = 1,
     batch_size: int = 64,
+    max_batch_tokens: int | None = None,
+    stop: Sequence[str] = (),
     raw: bool = False,
     on_progress: OnProgress = ignore,
 ) -> Iterator[list[Record]]:
     """`k` sample records for each prompt record in turn, whose ids are `rows`; `name` is put down as the model.
 
     `tokens` are the ids that were drawn, so that nothing downstream goes through text and back. The response is
-    their text without the spaces around it or, when `raw`, exactly what goes on from the prompt. Raises BadInput
-    for a prompt after which no answer fits.
+    their text without the spaces around it or, when `raw`, exactly what goes on from the prompt. An answer ends with
+    the token that completes one of the texts of `stop`, and its response before that text. Raises BadInput for a prompt
+    after which no answer fits.
     """
     _check_room(records, rows, model.config.max_seq_len)
     settings = {"temperature": sampling.temperature, "model": name}
@@ -84,24 +87,39 @@ def sample_answers(
             k=k,
             eos_id=tokenizer.eos_id,
             batch_size=batch_size,
+            max_batch_tokens=max_batch_tokens,
+            ended=_says(tokenizer, stop) if stop else None,
             on_progress=_shifted(on_progress, done, len(records)),
         )
         done += len(window)
         for (record, row), completions in zip(window, answers, strict=True):
             before = row if raw else None
-            made = (_answered(tokenizer, answer, before) for answer in completions)
+            made = (_answered(tokenizer, answer, before, stop) for answer in completions)
             known = {field: value for field, value in record.items() if field != "rewards"}  # those were of others
             yield [Record(known | new | settings | {"sample": i}, record.where) for i, new in enumerate(made)]
 
 
-def _answered(tokenizer: Tokenizer, answer: Completion, before: list[int] | None) -> Sample:
+def _says(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Whether the text of ids holds one of `stop` near its end: a token is a byte at least, so that is far enough."""
+    reach = max(len(text.encode()) for text in stop) + 4
+
+    def says(tokens: Sequence[int]) -> bool:
+        tail = tokenizer.decode(tokens[-reach:])
+        return any(text in tail for text in stop)
+
+    return says
+
+
+def _answered(tokenizer: Tokenizer, answer: Completion, before: list[int] | None, stop: Sequence[str]) -> Sample:
     """The fields of an answer; with `before`, the ids of a plain text, its response goes on exactly from there."""
     if before is None:
-        response = tokenizer.decode(answer.tokens).strip()
+        response = tokenizer.decode(answer.tokens)
     else:
         response = tokenizer.decode(before + answer.tokens)[len(tokenizer.decode(before)) :]
+    for text in stop:
+        response = response.partition(text)[0]
     return {
-        "response": response,
+        "response": response.strip() if before is None else response,
         "finish": answer.finish,
         "tokens": answer.tokens,
         "logprob": sum(answer.logprobs),

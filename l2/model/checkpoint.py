@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import torch
@@ -20,6 +20,7 @@ from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer, save_tokenizer
 
 AnyModel = LanguageModel | ScalarModel
+M = TypeVar("M", LanguageModel, ScalarModel)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SCALAR_ARCHITECTURE = "LlamaForSequenceClassification"
 
@@ -60,9 +61,10 @@ def scalar_from(model: AnyModel, *, zero_head: bool = False, seed: int = 0) -> S
     return scalar.to(model.device)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint directory. Raises L2Error where there is none, BadInput for anything else."""
     if not path.exists():
-        raise L2Error(f"{path}: no such file; a checkpoint directory with config.json is needed")
+        raise L2Error(f"{path}: no such file; every checkpoint directory has one")
     try:
         fields = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -75,7 +77,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def load_config(directory: str | Path) -> tuple[ModelConfig, bool]:
     """The shape of the checkpoint in `directory`, and whether it is a scalar (reward or value) model."""
     path = Path(directory) / "config.json"
-    fields = _read_json(path)
+    fields = read_json(path)
     architectures = fields.get("architectures") or ["LlamaForCausalLM"]
     if architectures[0] not in ("LlamaForCausalLM", SCALAR_ARCHITECTURE):
         raise BadInput(str(path), f"architectures = {architectures}", f"LlamaForCausalLM or {SCALAR_ARCHITECTURE}")
@@ -93,7 +95,7 @@ def weight_files(directory: str | Path) -> list[Path]:
     """The safetensors files of a checkpoint, one or as many as its index names. Raises L2Error when missing."""
     directory = Path(directory)
     if (directory / INDEX).exists():
-        names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
+        names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
     else:
         names = [WEIGHTS]
     for name in names:
@@ -119,23 +121,35 @@ def read_tensors(
 
 
 def load_model(
-    directory: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    directory: str | Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
 ) -> AnyModel:
     """Load a checkpoint directory: a LanguageModel, or a ScalarModel where config.json says so.
 
-    Raises L2Error for a missing file and BadInput for a config or weights that do not fit this core.
+    Weights are mapped from the files and cast one by one; dtype None leaves them as they are stored. Raises L2Error
+    for a missing file and BadInput for a config or weights that do not fit this core.
     """
     config, scalar = load_config(directory)
     tensors: dict[str, Tensor] = {}
     for path in weight_files(directory):
         tensors |= read_tensors(path, dtype, device)
+    if scalar:
+        return load_weights(ScalarModel, config, tensors, str(directory))
+    return load_weights(LanguageModel, config, tensors, str(directory))
+
+
+def load_weights(kind: type[M], config: ModelConfig, tensors: dict[str, Tensor], where: str) -> M:
+    """A model of `kind` that holds `tensors` themselves, by the names of the Hugging Face layout.
+
+    Raises BadInput, about `where`, for a weight too few, too many or of another shape.
+    """
     with torch.device("meta"):
-        model = ScalarModel(config) if scalar else LanguageModel(config)
-    if config.tie_embeddings and not scalar:
+        model = kind(config)
+    tied = config.tie_embeddings and kind is LanguageModel
+    if tied and "model.embed_tokens.weight" in tensors:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    _check_shapes(model, tensors, str(directory))
+    _check_shapes(model, tensors, where)
     model.load_state_dict(tensors, assign=True)
-    if isinstance(model, LanguageModel) and config.tie_embeddings:
+    if isinstance(model, LanguageModel) and tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
 
@@ -156,7 +170,7 @@ def _check_shapes(model: nn.Module, tensors: dict[str, Tensor], where: str) -> N
 
 
 def load_language_model(
-    directory: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    directory: str | Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
 ) -> LanguageModel:
     """`load_model` for a policy. Raises BadInput for a reward model."""
     model = load_model(directory, dtype=dtype, device=device)

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from l2.files.errors import BadInput
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequencies stretched to a longer context than a model was trained on.
+
+    "linear" divides all of them by `factor` (Chen et al. 2023). "llama3" divides the slow ones, whose wave is longer
+    than original_context / low, keeps those whose wave is shorter than original_context / high, and goes from one to
+    the other in between (Llama 3.1).
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    original_context: int = 8192
+
+    def to_hf(self) -> dict[str, Any]:
+        """What config.json says of it."""
+        told: dict[str, Any] = {"rope_type": self.kind, "factor": self.factor}
+        if self.kind == "llama3":
+            told |= {"low_freq_factor": self.low, "high_freq_factor": self.high}
+            told |= {"original_max_position_embeddings": self.original_context}
+        return told
 
 
 @dataclass(frozen=True)
@@ -23,6 +47,7 @@ class ModelConfig:
     max_seq_len: int = 4096
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +82,7 @@ class ModelConfig:
             "max_position_embeddings": self.max_seq_len,
             "rms_norm_eps": self.norm_eps,
             "rope_theta": self.rope_theta,
-            "rope_scaling": None,
+            "rope_scaling": self.rope_scaling.to_hf() if self.rope_scaling else None,
             "attention_bias": False,
             "mlp_bias": False,
             "initializer_range": 0.02,
@@ -83,13 +108,21 @@ _FIXED = {
 }
 
 
-def _rope_theta(hf: Mapping[str, Any], where: str) -> float:
-    """rope_theta from either spelling (transformers 4: rope_theta; 5: rope_parameters)."""
+def _rope(hf: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling from either spelling (transformers 4: rope_theta, rope_scaling; 5: rope_parameters)."""
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise BadInput(where, f"rope type {kind!r}", "plain rotary embeddings ('default')")
-    return float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))
+    if kind == "default":
+        return theta, None
+    if kind == "linear":
+        return theta, RopeScaling("linear", float(rope["factor"]))
+    if kind == "llama3":
+        waves = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+        return theta, RopeScaling(
+            "llama3", float(rope["factor"]), *waves, int(rope["original_max_position_embeddings"])
+        )
+    raise BadInput(where, f"rope type {kind!r}", "'default', 'linear' or 'llama3'")
 
 
 def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
@@ -99,6 +132,7 @@ def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelCo
             raise BadInput(where, f"{field} = {hf[field]!r}", f"{field} = {allowed[0]!r}")
     try:
         heads = int(hf["num_attention_heads"])
+        theta, scaling = _rope(hf, where)
         return ModelConfig(
             vocab_size=int(hf["vocab_size"]),
             dim=int(hf["hidden_size"]),
@@ -109,7 +143,8 @@ def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelCo
             ffn_dim=int(hf["intermediate_size"]),
             max_seq_len=int(hf.get("max_position_embeddings", 2048)),
             norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
-            rope_theta=_rope_theta(hf, where),
+            rope_theta=theta,
+            rope_scaling=scaling,
             tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
         )
     except KeyError as missing:

@@ -7,6 +7,8 @@ Sub-modules carry the names of the Hugging Face layout, so a state dict is a che
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,10 +50,22 @@ class RMSNorm(nn.Module):
         return normed.to(x.dtype) * self.weight
 
 
-def rotary(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, T, C] in fp32 of the angles position · theta^(-2i/C) (Su et al. 2021)."""
-    exponents = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.int64).float() / head_dim
-    angles = positions_BT.float()[:, None, :, None] * (1.0 / theta**exponents)
+def frequencies(config: ModelConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Radians a position [C/2] of each pair of channels: theta^(-2i/C) (Su et al. 2021), scaled as the config asks."""
+    exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.int64).float() / config.head_dim
+    plain, scaling = 1.0 / config.rope_theta**exponents, config.rope_scaling
+    if scaling is None:
+        return plain
+    if scaling.kind == "linear":
+        return plain / scaling.factor
+    waves = scaling.original_context * plain / (2 * math.pi)  # in the original context
+    kept = ((waves - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
+    return (1.0 - kept) * plain / scaling.factor + kept * plain
+
+
+def rotary(positions_BT: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, T, C] in fp32 of the angle of each pair of channels, told twice: see `rotate`."""
+    angles = positions_BT.float()[:, None, :, None] * frequencies(config, positions_BT.device)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -170,7 +184,7 @@ class Where:
 
     def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
         self.positions_BT, self.cache = positions_BT, cache
-        self.cos, self.sin = rotary(positions_BT, config.head_dim, config.rope_theta)
+        self.cos, self.sin = rotary(positions_BT, config)
         if mask is not None:
             self.mask = mask
         elif cache is not None:

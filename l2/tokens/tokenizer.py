@@ -81,6 +81,10 @@ class Tokenizer:
         ids: list[list[int]] = self._pieces.encode(list(texts), num_threads=threads)
         return ids
 
+    def pieces(self) -> list[tuple[str, float]]:
+        """Every piece with its score, in the order of ids."""
+        return [(self._pieces.id_to_piece(i), self._pieces.get_score(i)) for i in range(self.vocab_size)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`. BOS, EOS, padding, and ids of an embedding larger than the vocabulary have none."""
         text: str = self._pieces.decode([i for i in ids if 2 < i < self.vocab_size])

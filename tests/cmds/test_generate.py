@@ -209,6 +209,23 @@ def test_a_conversation_through_a_pipe(l2, tokenizer, tmp_path):
     assert status == 2 and "leaves no room in the model's context of 120" in err
 
 
+def test_what_begins_with_a_slash_is_a_command(l2, tokenizer, tmp_path):
+    model = saved(saying(tokenizer, "a dog", after="x [/INST]", max_seq_len=120), tmp_path, tokenizer)
+    options, path = ["chat", "--model", model, "--temperature", 0, "--max-new-tokens", 8], tmp_path / "d.jsonl"
+    status, out, err = l2(*options, stdin=f"/system the cat\nwho ran\n/save {path}\n/reset\nwho sat\n/save {path}\n")
+    assert (status, out) == (0, "a dog\na dog\n") and "system message set" in err and "all forgotten" in err
+    first, second = lines(path.read_text())
+    assert [message["content"] for message in first["messages"]] == ["the cat", "who ran", "a dog"]
+    assert [message["content"] for message in second["messages"]] == ["the cat", "who sat", "a dog"]
+    for wrong, found in (
+        ("/quit", "use /system TEXT"),
+        (f"/save {path}", "nothing was said"),
+        ("/system a [INST]", "tag"),
+    ):
+        status, out, err = l2(*options, stdin=f"{wrong}\n")
+        assert status in (2, 65) and out == "" and found in err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

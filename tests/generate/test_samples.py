@@ -11,7 +11,7 @@ import l2.generate.conversation as conversation_module
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.generate.conversation import Conversation
-from l2.generate.engine import Completion, Sampling
+from l2.generate.engine import Sampling
 from l2.generate.samples import WINDOW, add_rewards, answered_ids, prompt_ids, sample_answers, windows
 from l2.generate.scoring import last_scores, loglikelihood
 from l2.model.checkpoint import new_model, scalar_from
@@ -96,10 +96,10 @@ def heard(monkeypatch):
     """What the engine is asked to go on from; it answers with three ids, every second time without EOS."""
     prompts: list[list[int]] = []
 
-    def generate(model, rows, keys, sampling, *, eos_id):
+    def generate(model, rows, keys, sampling, *, eos_id, on_token):
         prompts.extend(rows)
-        whole = len(prompts) % 2
-        return [[Completion([40, 41, eos_id] if whole else [40, 41, 42], [0.0] * 3, "stop" if whole else "length")]]
+        for token in [40, 41, eos_id] if len(prompts) % 2 else [40, 41, 42]:
+            on_token(0, 0, token)
 
     monkeypatch.setattr(conversation_module, "generate", generate)
     return prompts
@@ -139,3 +139,47 @@ def test_a_turn_too_long_leaves_the_conversation_as_it_was(tokenizer):
     with pytest.raises(UsageError, match="leaves no room"):
         talk.say("who ran " * 60)
     assert talk.turns == before and talk.say("what") == (0, "a dog")
+
+
+def test_an_answer_is_heard_as_it_is_written_and_can_be_stopped(tokenizer, monkeypatch):
+    model = saying(tokenizer, "a dog sat", after="x [/INST]", max_seq_len=120)
+    talk, pieces = Conversation(model, tokenizer, Sampling(0.0, max_new_tokens=20), system="be terse"), []
+    assert talk.say("who", pieces.append) == (0, "a dog sat")
+    assert "".join(pieces) == "a dog sat" and len(pieces) > 2
+
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    assert talk.say("what", interrupt)[1] in "a dog sat"
+    said = talk.messages()
+    assert [message["role"] for message in said] == ["system", "user", "assistant", "user", "assistant"]
+    assert said[2]["content"] == "a dog sat" and talk.turns[-1][1][-1] == tokenizer.eos_id
+    assert talk.say("how")[1] == "a dog sat"  # and the conversation goes on
+    talk.reset()
+    assert talk.messages() == [{"role": "system", "content": "be terse"}]
+
+
+def test_bytes_of_one_character_are_heard_together(tokenizer, heard, monkeypatch):
+    pieces = []
+    letters = tokenizer.encode("ж")[-2:]  # two byte pieces
+
+    def generate(model, rows, keys, sampling, *, eos_id, on_token):
+        for token in [*tokenizer.encode("cat"), *letters, eos_id]:
+            on_token(0, 0, token)
+
+    monkeypatch.setattr(conversation_module, "generate", generate)
+    model = new_model(small_config(tokenizer.vocab_size, max_seq_len=200))
+    assert Conversation(model, tokenizer, Sampling(max_new_tokens=20)).say("who", pieces.append) == (0, "catж")
+    assert "ж" in pieces and not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize(("stop", "response"), [(("dog",), "a"), ((" sat",), "a dog"), (("zebra",), "a dog sat on")])
+def test_an_answer_ends_before_a_stop_text(tokenizer, stop, response):
+    model = saying(tokenizer, "a dog sat on", after="x [/INST]", max_seq_len=120)
+    record = Record({"prompt": "who", "id": 1}, "f:1")
+    rows = [prompt_ids(tokenizer, record)]
+    ((sample,),) = sample_answers(
+        model, tokenizer, [record], rows, Sampling(0.0, max_new_tokens=30), name="m", stop=stop
+    )
+    assert sample["response"] == response and sample["finish"] == "stop"
+    assert (sample["tokens"][-1] == tokenizer.eos_id) == (stop == ("zebra",))

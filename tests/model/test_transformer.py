@@ -66,6 +66,27 @@ def test_ours_loads_transformers(kv_heads, tmp_path):
     assert ours(x).dtype == torch.float32
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 4.0}, {"rope_type": "llama3"} | LLAMA3], ids=str)
+def test_scaled_rotations_both_ways(rope, tokenizer, tmp_path):
+    config = LlamaConfig(
+        vocab_size=380, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, rope_parameters={"rope_theta": 500.0} | rope,
+    )  # fmt: skip
+    theirs = LlamaForCausalLM(config)
+    spread(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = l2.load_model(tmp_path / "theirs")
+    save_model(ours, tmp_path / "ours", tokenizer)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    x = tokens(1, 300)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(x), again(x).logits, atol=1e-4, rtol=0)
+
+
 def test_reward_model_in_transformers(tokenizer, tmp_path):
     scalar = scalar_from(new_model(small_config(tokenizer.vocab_size)))
     spread(scalar)
