@@ -64,8 +64,8 @@ class Conversation:
         def hear(prompt: int, sample: int, token: int) -> None:
             nonlocal shown
             answer.append(token)
-            text = self.tokenizer.decode(answer).lstrip()
-            # a character of several bytes is shown when its last byte is there
+            # spaces are shown with what follows them, a character of several bytes when its last byte is there
+            text = self.tokenizer.decode(answer).strip()
             if text.startswith(shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
                 on_text(text[len(shown) :])
                 shown = text
