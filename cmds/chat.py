@@ -69,7 +69,7 @@ def _print(text: str) -> None:
 
 def _command(conversation: Conversation, line: str) -> str:
     """Do what a line that starts with "/" asks; returns what to say of it. Raises UsageError for an unknown one."""
-    from l2.files.jsonl import encode_record
+    from l2.files.jsonl import append_records
     from l2.tokens.chat import check_messages
 
     name, _, rest = line.partition(" ")
@@ -85,8 +85,7 @@ def _command(conversation: Conversation, line: str) -> str:
     if name == "/save" and rest:
         if not conversation.turns:
             raise UsageError("/save: nothing was said yet")
-        with open(rest, "ab") as file:
-            file.write(encode_record({"messages": conversation.messages()}))
+        append_records(rest, [{"messages": conversation.messages()}])
         return f"dialog appended to {rest}"
     raise UsageError(f"{name}: use /system TEXT, /reset or /save FILE")
 

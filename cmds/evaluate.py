@@ -54,8 +54,8 @@ def evaluate(
     Example: l2 evaluate --model runs/chat --task val=val.jsonl quiz=quiz.jsonl --append results.jsonl
     """
     from l2.eval.subject import Subject
-    from l2.eval.tasks import append_records, check, read_task, result_records, run_task
-    from l2.files.jsonl import write_records
+    from l2.eval.tasks import check, read_task, result_records, run_task
+    from l2.files.jsonl import append_records, write_records
     from l2.generate.engine import Sampling
     from l2.model.checkpoint import model_sha256
 

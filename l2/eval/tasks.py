@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from os import SEEK_END
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2.eval.metrics import Estimate
@@ -30,7 +27,7 @@ from l2.eval.scored import (
 )
 from l2.eval.subject import Item, Subject
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.files.jsonl import Record, encode_record, read_records
+from l2.files.jsonl import Record, read_records
 from l2.files.manifest import sha256_records, version
 from l2.files.progress import OnProgress, ignore
 from l2.model.transformer import ScalarModel
@@ -136,17 +133,3 @@ def result_records(subject: Subject, task: Task, metrics: Mapping[str, Estimate]
             result |= {"interval": interval, "baseline": subject.baseline[0]}
         results.append(result)
     return results
-
-
-def append_records(path: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add records to the end of a file in one write, under its lock: two jobs that end together lose nothing.
-
-    A last line that lacks its newline is ended first, so that ours stay whole.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b", buffering=0) as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        size = f.seek(0, SEEK_END)
-        f.seek(max(0, size - 1))
-        torn = f.read(1) not in (b"", b"\n")
-        f.write(b"\n" * torn + b"".join(map(encode_record, records)))

@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from l2.files.errors import L2Error
 
+# Names of devices and of open files: what is written to them belongs to whoever opened them.
+DESCRIPTORS = {"/dev", "/dev/fd", "/proc/self/fd"}
+
 
 def _fsync_dir(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
@@ -42,7 +45,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     Raises L2Error where nothing can be written.
     """
     path = Path(path)
-    if path.is_relative_to("/dev") or path.is_relative_to("/proc") or (path.exists() and not path.is_file()):
+    if str(path.parent) in DESCRIPTORS or (path.exists() and not path.is_file()):
         with _opened(path, path) as f:
             yield f
         return

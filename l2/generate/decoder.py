@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from l2.generate.scoring import pad
 from l2.model.transformer import Block, KVCache, LanguageModel, rotary
 
-PACKED_BYTES = 2**30  # larger weights are not packed: the second copy would cost more memory than it saves time
+COPIED_BYTES = 2**30  # larger weights are taken as they are on a CPU: a copy would cost more memory than it saves time
 
 
 class Product:
@@ -59,28 +59,35 @@ class Product:
 
 
 class _Layer:
-    """The weights of one block; the joined projection of queries, keys and values is a copy of the three."""
+    """The weights of one block; `copy` joins the projections of queries, keys and values into one."""
 
-    def __init__(self, block: Block, rows: int, pack: bool) -> None:
+    def __init__(self, block: Block, rows: int, pack: bool, copy: bool) -> None:
         attention, mlp = block.self_attn, block.mlp
         three = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
-        self.qkv = Product(torch.cat(three), rows, pack)
+        joined = [torch.cat(three)] if copy else three
+        self.projections = [Product(weight, rows, pack) for weight in joined]
         self.out = Product(attention.o_proj.weight, rows, pack)
         self.gate = Product(mlp.gate_proj.weight, rows, pack)
         self.up = Product(mlp.up_proj.weight, rows, pack)
         self.down = Product(mlp.down_proj.weight, rows, pack)
         self.norms = block.input_layernorm.weight, block.post_attention_layernorm.weight
 
+    def qkv(self, h_BD: Tensor) -> Tensor:
+        """Queries, keys and values side by side, [B, (H + 2K) · C]."""
+        parts = [product(h_BD) for product in self.projections]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
 
 class Weights:
-    """A model's weights laid out for decoding `rows` rows at once: a copy, as they stand at this moment."""
+    """A model's weights as they stand at this moment, laid out for decoding `rows` rows at once."""
 
     def __init__(self, model: LanguageModel, rows: int) -> None:
         trunk, config = model.model, model.config
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        cpu, copy = model.device.type == "cpu", size <= COPIED_BYTES or model.device.type != "cpu"
         # a single row is faster from the weights as they are
-        pack = rows > 1 and model.device.type == "cpu" and torch.backends.mkldnn.is_available() and size <= PACKED_BYTES
-        self.layers = [_Layer(cast(Block, block), rows, pack) for block in trunk.layers]
+        pack = cpu and copy and rows > 1 and torch.backends.mkldnn.is_available()
+        self.layers = [_Layer(cast(Block, block), rows, pack, copy) for block in trunk.layers]
         self.embedding, self.norm = trunk.embed_tokens.weight, trunk.norm.weight
         self.head = Product(model.lm_head.weight, rows, pack)
         cos, sin = rotary(torch.arange(config.max_seq_len, device=model.device)[None], config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -105,11 +106,10 @@ def _meta_config(directory: Path, parts: list[dict[str, Tensor]], max_seq_len: i
     for part in parts:
         if missing := {"tok_embeddings.weight", "output.weight", "layers.0.feed_forward.w1.weight"} - part.keys():
             raise BadInput(str(directory), f"no weight {min(missing)!r} in a part", "the weights of a Llama")
-    first, dim = parts[0], int(params["dim"])
-    embedding = first["tok_embeddings.weight"]
+    embedding = parts[0]["tok_embeddings.weight"]
     words = sum(part["tok_embeddings.weight"].shape[0] for part in parts)
-    tied = words and all(torch.equal(part["tok_embeddings.weight"], part["output.weight"]) for part in parts)
     try:
+        dim = int(params["dim"])
         return ModelConfig(
             vocab_size=embedding.shape[0] if embedding.shape[1] < dim else words,
             dim=dim,
@@ -121,9 +121,8 @@ def _meta_config(directory: Path, parts: list[dict[str, Tensor]], max_seq_len: i
             max_seq_len=max_seq_len,
             norm_eps=float(params.get("norm_eps", 1e-5)),
             rope_theta=float(params.get("rope_theta", 10000.0)),
-            tie_embeddings=bool(tied),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadInput(where, f"no field {error}", "the params.json of a Llama") from None
 
 
@@ -147,7 +146,8 @@ def read_meta(directory: str | Path, *, max_seq_len: int = 4096) -> LanguageMode
             raise BadInput(str(missing[0]), f"no weight {weight.meta!r}", "every weight of the model")
         there = [part[weight.meta] for part in parts]
         tensors[weight.ours] = _joined(there, weight, shapes[weight.ours], str(directory))
-    return load_weights(LanguageModel, config, tensors, str(directory))
+    tied = torch.equal(tensors["model.embed_tokens.weight"], tensors["lm_head.weight"])
+    return load_weights(LanguageModel, replace(config, tie_embeddings=tied), tensors, str(directory))
 
 
 def _refuse(config: ModelConfig, to: str, **needed: Any) -> None:

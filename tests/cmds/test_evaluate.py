@@ -8,8 +8,8 @@ import pytest
 
 from cmds.app import main
 from l2.align.sft import encode_examples
-from l2.eval.tasks import KINDS, append_records
-from l2.files.jsonl import read_records
+from l2.eval.tasks import KINDS
+from l2.files.jsonl import append_records, read_records
 from l2.files.manifest import sha256_file, version
 from tests.conftest import sentences
 from tests.eval.scripted import saved, saying

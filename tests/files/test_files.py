@@ -210,3 +210,14 @@ def test_a_link_is_followed_and_what_cannot_be_written_is_named(tmp_path):
         write_records(tmp_path / "file" / "x.jsonl", [{"a": 1}])
     with pytest.raises(L2Error, match=r"file: can't be an output directory"), open_run(tmp_path / "file", {}, {}):
         pass
+
+
+def test_an_open_file_is_written_through_and_keeps_its_place(tmp_path):
+    import os
+
+    with open(tmp_path / "log", "w+b") as log:
+        log.write(b"before\n")
+        log.flush()
+        write_records(f"/dev/fd/{log.fileno()}", [{"a": 1}])
+        assert os.fstat(log.fileno()).st_ino == (tmp_path / "log").stat().st_ino
+    assert b'{"a":1}\n' in (tmp_path / "log").read_bytes() and os.listdir(tmp_path) == ["log"]

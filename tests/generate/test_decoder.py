@@ -54,6 +54,13 @@ def test_each_step_has_the_transformers_logits(shape, rows):
                 whole, expected, lengths, rows = whole[keep], expected[keep], lengths[keep], rows - 1
 
 
+def test_large_weights_are_not_copied(monkeypatch):
+    monkeypatch.setattr("l2.generate.decoder.COPIED_BYTES", 0)
+    test_each_step_has_the_transformers_logits({"n_kv_heads": 2}, 5)
+    layer = Decoder(lively(), 5, 30).weights.layers[0]
+    assert len(layer.projections) == 3 and all(product.packed is None for product in layer.projections)
+
+
 def test_bfloat16_is_the_transformers_to_its_precision():
     model = lively().to(torch.bfloat16)
     whole = tokens(4, 20)

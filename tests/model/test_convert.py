@@ -81,8 +81,9 @@ def test_meta_computes_the_same_from_what_we_write(kv_heads, tie, tokenizer, tmp
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_there_and_back_to_the_bit(parts, dtype, tokenizer, tmp_path):
-    model = model_of(max_seq_len=64).to(dtype)
+@pytest.mark.parametrize("tie", [False, True])
+def test_there_and_back_to_the_bit(parts, dtype, tie, tokenizer, tmp_path):
+    model = model_of(max_seq_len=64, tie_embeddings=tie).to(dtype)
     write_meta(model, tmp_path, tokenizer, parts=parts)
     assert len(list(tmp_path.glob("consolidated.*.pth"))) == parts
     again = read_meta(tmp_path, max_seq_len=64)
@@ -173,6 +174,10 @@ def test_broken_files_of_meta(tokenizer, tmp_path):
 
     torch.save({"tok_embeddings.weight": Evil()}, path)
     with pytest.raises(BadInput, match="no file of weights alone"):
+        read_meta(tmp_path)
+    (tmp_path / "params.json").write_text('{"n_layers": 2}')
+    torch.save(whole, path)
+    with pytest.raises(BadInput, match="no field 'dim'"):
         read_meta(tmp_path)
     path.write_bytes(b"not a zip")
     with pytest.raises(BadInput, match="no file of weights alone"):
