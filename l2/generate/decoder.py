@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from l2.generate.kernels import attend, kernels
 from l2.generate.scoring import pad
 from l2.model.transformer import Block, KVCache, LanguageModel, rotary
 
@@ -78,23 +79,27 @@ class _Layer:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
+def _weights(block: Block) -> tuple[Tensor, ...]:
+    """The weights of a block as `Layer` in decode.cpp orders them."""
+    attention, mlp = block.self_attn, block.mlp
+    parts = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+    more = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    first, second = block.input_layernorm.weight, block.post_attention_layernorm.weight
+    return first, *(part.weight for part in parts), second, *(part.weight for part in more)
+
+
 class Weights:
     """A model's weights as they stand at this moment, laid out for decoding `rows` rows at once."""
 
-    def __init__(self, model: LanguageModel, rows: int) -> None:
+    def __init__(self, model: LanguageModel, rows: int, copy: bool) -> None:
         trunk, config = model.model, model.config
-        size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-        cpu, copy = model.device.type == "cpu", size <= COPIED_BYTES or model.device.type != "cpu"
-        # a single row is faster from the weights as they are
-        pack = cpu and copy and rows > 1 and torch.backends.mkldnn.is_available()
+        pack = copy and model.device.type == "cpu" and torch.backends.mkldnn.is_available()
         self.layers = [_Layer(cast(Block, block), rows, pack, copy) for block in trunk.layers]
         self.embedding, self.norm = trunk.embed_tokens.weight, trunk.norm.weight
         self.head = Product(model.lm_head.weight, rows, pack)
         cos, sin = rotary(torch.arange(config.max_seq_len, device=model.device)[None], config)
         half = config.head_dim // 2
-        # x · cos + roll(x) · sin turns each pair (i, i + C/2) when the first half of the sines is negative
-        self.cos_SC = cos[0, 0].to(model.dtype)
-        self.sin_SC = torch.cat((-sin[0, 0, :, :half], sin[0, 0, :, half:]), dim=-1).to(model.dtype)
+        self.cos_SF, self.sin_SF = cos[0, 0, :, :half].contiguous(), sin[0, 0, :, :half].contiguous()
 
 
 class Decoder:
@@ -102,15 +107,19 @@ class Decoder:
 
     def __init__(self, model: LanguageModel, rows: int, length: int) -> None:
         """Memory for `rows` rows of `length` tokens is asked for here, once."""
-        config = model.config
-        self.model, self.weights = model, Weights(model, rows)
-        self.heads, self.kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        config, cpu = model.config, model.device.type == "cpu"
+        self.model, self.eps = model, config.norm_eps
+        self.kernels = kernels(model.dtype, config.head_dim, config.n_heads // config.n_kv_heads) if cpu else None
+        size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        alone = rows == 1 and self.kernels is not None  # a single row is decoded from the weights as they are
+        self.weights = Weights(model, rows, copy=not alone and (size <= COPIED_BYTES or not cpu))
         # torch multiplies small batches of bf16 matrices at half the speed of fp32 on a CPU
-        kept = torch.float32 if model.device.type == "cpu" else model.dtype
+        kept = torch.float32 if cpu and not self.kernels else model.dtype
         self.cache = KVCache(config, rows, length, kept, model.device)
-        self.slots_S = torch.arange(length, device=model.device)
-        # row r and head h of a layer's cache start at (r · K + h) · length of its flat view
-        self.starts_BK = torch.arange(rows * self.kv_heads, device=model.device).view(rows, self.kv_heads) * length
+        self.layers = [
+            (*_weights(cast(Block, block)), k_RKSC, v_RKSC)
+            for block, k_RKSC, v_RKSC in zip(model.model.layers, self.cache.k, self.cache.v, strict=True)
+        ]
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         """The keys and values of prompts, one row each, and the logits [rows, V] of what comes after them."""
@@ -135,38 +144,21 @@ class Decoder:
 
     def step(self, tokens_B: Tensor, lengths_B: Tensor) -> Tensor:
         """Write one token to each of the first B rows, which hold `lengths_B`; returns fp32 logits [B, V]."""
-        w, eps = self.weights, self.model.config.norm_eps
-        B, H, K, C = len(tokens_B), self.heads, self.kv_heads, self.head_dim
-        used = int(lengths_B.max()) + 1
-        unseen_BS = self.slots_S[:used] > lengths_B[:, None]
-        bias_B1S = torch.zeros(unseen_BS.shape, device=tokens_B.device).masked_fill_(unseen_BS, float("-inf"))[:, None]
-        cos_B1C, sin_B1C = w.cos_SC[lengths_B][:, None], w.sin_SC[lengths_B][:, None]
-        places = (self.starts_BK[:B] + lengths_B[:, None]).flatten()
+        w = self.weights
         x_BD = w.embedding[tokens_B]
+        if self.kernels and len(tokens_B) == 1:
+            others = w.norm, self.model.lm_head.weight, w.cos_SF, w.sin_SF, x_BD.float()
+            return self.kernels.step_row(self.layers, others, int(lengths_B), self.model.config)
+        attend_ = self.kernels.attend if self.kernels else attend
         for number, layer in enumerate(w.layers):
-            h_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.norms[0], eps)
-            qkv = layer.qkv(h_BD).view(B, H + 2 * K, C)
-            qk = qkv[:, : H + K]
-            qk = torch.addcmul(qk * cos_B1C, qk.roll(C // 2, -1), sin_B1C)
-            k_LC, v_LC = self.cache.k[number].view(-1, C), self.cache.v[number].view(-1, C)
-            k_LC.index_copy_(0, places, qk[:, H:].reshape(B * K, C).to(k_LC.dtype))
-            v_LC.index_copy_(0, places, qkv[:, H + K :].reshape(B * K, C).to(v_LC.dtype))
-            o_BD = self._attend(qk[:, :H], number, used, bias_B1S).to(x_BD.dtype)
-            x_BD = layer.out.plus(o_BD, x_BD)
-            h_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.norms[1], eps)
+            k_RKSC, v_RKSC = self.cache.k[number], self.cache.v[number]
+            qkv_BX = layer.qkv(self._norm(x_BD, layer.norms[0]))
+            x_BD = layer.out.plus(attend_(qkv_BX, w.cos_SF, w.sin_SF, k_RKSC, v_RKSC, lengths_B), x_BD)
+            h_BD = self._norm(x_BD, layer.norms[1])
             x_BD = layer.down.plus(layer.up.times(h_BD, layer.gate.silu(h_BD)), x_BD)
-        return w.head(F.rms_norm(x_BD, x_BD.shape[1:], w.norm, eps)).float()
+        return w.head(self._norm(x_BD, w.norm)).float()
 
-    def _attend(self, q_BHC: Tensor, number: int, used: int, bias_B1S: Tensor) -> Tensor:
-        """Attention of one query a row over the first `used` slots of layer `number`, [B, H · C]."""
-        B, H, C = q_BHC.shape
-        K = self.kv_heads
-        k, v = self.cache.k[number, :B, :, :used], self.cache.v[number, :B, :, :used]
-        if q_BHC.is_cuda:
-            mask = bias_B1S[:, None].to(q_BHC.dtype)
-            out = F.scaled_dot_product_attention(q_BHC[:, :, None], k, v, attn_mask=mask, enable_gqa=H != K)
-            return out.reshape(B, H * C)
-        q = (q_BHC.to(k.dtype) * C**-0.5).reshape(B * K, H // K, C)
-        scores = torch.bmm(q, k.flatten(0, 1).transpose(1, 2))
-        scores.view(B, H, used).add_(bias_B1S)
-        return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(B, H * C)
+    def _norm(self, x_BD: Tensor, weight_D: Tensor) -> Tensor:
+        if self.kernels:
+            return self.kernels.norm(x_BD, weight_D, self.eps)
+        return F.rms_norm(x_BD, x_BD.shape[1:], weight_D, self.eps)
