@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import add
+from random import Random
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from l2.generate import scoring
 from l2.generate.engine import Sampling, _mix, draw, generate, nucleus, prompt_key, uniform
 from l2.generate.scoring import last_scores, loglikelihood, token_logprobs
 from l2.model.checkpoint import new_model, save_model, scalar_from
+from l2.model.transformer import LanguageModel
 from tests.conftest import small_config
 
 MASK = 2**64 - 1
@@ -244,6 +248,41 @@ def test_chunks_of_rows_change_nothing(monkeypatch):
         hidden = model.hidden(rows)[:, :-1].flatten(0, 1)
         _, entropy = scoring.chosen_logprobs(model, hidden, rows[:, 1:].flatten(), 0.7)
     torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=whole).entropy().flatten())
+
+
+def listen(monkeypatch) -> list[int]:
+    """How many tokens each pass through the model reads, from now on."""
+    read: list[int] = []
+    hidden = LanguageModel.hidden
+    spy = lambda self, tokens, *rest, **more: read.append(tokens.numel()) or hidden(self, tokens, *rest, **more)  # noqa: E731
+    monkeypatch.setattr(LanguageModel, "hidden", spy)
+    return read
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("head", [0, 1, 9])
+def test_shared_prefixes_change_no_score(head, batch_size, monkeypatch):
+    """Few-shot headers, contexts of any length with several choices, empty continuations, contexts that come again."""
+    model = new_model(small_config(), 4).eval()
+    random = Random(head)
+    header = [random.randrange(3, 300) for _ in range(head)]
+    asked = [[*header, *(random.randrange(3, 300) for _ in range(n))] for n in (1, 1, 5, 2, 9, 5)]
+    contexts = [context for context in [*asked, asked[2]] for _ in range(3)]
+    more = [[random.randrange(3, 300) for _ in range(random.choice([0, 1, 2, 6]))] for _ in contexts]
+    plain = [loglikelihood(model, [context], [next_]) for context, next_ in zip(contexts, more, strict=True)]
+    read = listen(monkeypatch)
+    shared = loglikelihood(model, contexts, more, batch_size)
+    assert shared == pytest.approx([value for (value,) in plain], abs=1e-5)
+    if batch_size == 64:
+        assert sum(read) < 0.8 * len(contexts) * max(map(len, map(add, contexts, more)))
+
+
+def test_contexts_that_share_nothing_are_read_in_one_go(monkeypatch):
+    model = new_model(small_config(), 4).eval()
+    read = listen(monkeypatch)
+    loglikelihood(model, [[1, 5, 7], [1, 6, 7]], [[3], [4]])
+    assert read == [8]
+    assert loglikelihood(model, [], []) == []
 
 
 def test_scores_equal_transformers(tokenizer, tmp_path):
