@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l2.generate.kernels import attend, kernels
+from l2.generate.kernels import Kernels, RowStep, attend, kernels
 from l2.generate.scoring import pad
 from l2.model.transformer import Block, KVCache, LanguageModel, rotary
 
@@ -116,10 +116,14 @@ class Decoder:
         # torch multiplies small batches of bf16 matrices at half the speed of fp32 on a CPU
         kept = torch.float32 if cpu and not self.kernels else model.dtype
         self.cache = KVCache(config, rows, length, kept, model.device)
-        self.layers = [
-            (*_weights(cast(Block, block)), k_RKSC, v_RKSC)
-            for block, k_RKSC, v_RKSC in zip(model.model.layers, self.cache.k, self.cache.v, strict=True)
-        ]
+        self.row = self._row(self.kernels) if self.kernels else None
+
+    def _row(self, kernels: Kernels) -> RowStep:
+        """What steps a single row, from the model's own weights."""
+        model, w, cache = self.model, self.weights, self.cache
+        blocks = (_weights(cast(Block, block)) for block in model.model.layers)
+        layers = [(*block, k, v) for block, k, v in zip(blocks, cache.k, cache.v, strict=True)]
+        return kernels.row(model.config, layers, (w.norm, model.lm_head.weight, w.cos_SF, w.sin_SF))
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         """The keys and values of prompts, one row each, and the logits [rows, V] of what comes after them."""
@@ -146,9 +150,8 @@ class Decoder:
         """Write one token to each of the first B rows, which hold `lengths_B`; returns fp32 logits [B, V]."""
         w = self.weights
         x_BD = w.embedding[tokens_B]
-        if self.kernels and len(tokens_B) == 1:
-            others = w.norm, self.model.lm_head.weight, w.cos_SF, w.sin_SF, x_BD.float()
-            return self.kernels.step_row(self.layers, others, int(lengths_B), self.model.config)
+        if self.row and len(tokens_B) == 1:
+            return self.row(x_BD.float(), int(lengths_B))
         attend_ = self.kernels.attend if self.kernels else attend
         for number, layer in enumerate(w.layers):
             k_RKSC, v_RKSC = self.cache.k[number], self.cache.v[number]

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
@@ -67,6 +67,9 @@ def _library(defines: list[str]) -> ctypes.CDLL | None:
         return None
 
 
+RowStep = Callable[[Tensor, int], Tensor]
+
+
 class Kernels:
     """The functions of decode.cpp for tensors that are contiguous and on a CPU; see `attend` for the letters."""
 
@@ -93,22 +96,28 @@ class Kernels:
         self._attend(*(tensor.data_ptr() for tensor in tensors), B, K, S, torch.get_num_threads())
         return out
 
-    def step_row(
-        self, layers: Sequence[Sequence[Tensor]], others: Sequence[Tensor], length: int, config: ModelConfig
-    ) -> Tensor:
-        """Logits [1, V] after a token is written at position `length` of the first row of a cache.
+    def row(self, config: ModelConfig, layers: Sequence[Sequence[Tensor]], others: Sequence[Tensor]) -> RowStep:
+        """A function (x_1D, length) that writes a token at position `length` of the first row of a cache: its logits.
 
         layers: the weights of each, as `Layer` in decode.cpp orders them, and its keys and values [R, K, S, C];
-        others: the last norm, the head, cos, sin and the embedding of the token, [1, D] in fp32, which is overwritten.
+        others: the last norm, the head, cos and sin. x_1D: the token's embedding in fp32, [1, D], which is overwritten.
         """
-        pointers = (c_void_p * sum(map(len, layers)))(*(tensor.data_ptr() for layer in layers for tensor in layer))
-        logits = torch.empty(1, config.vocab_size)
-        places = [tensor.data_ptr() for tensor in (*others, logits)]
+        tensors = [tensor for layer in layers for tensor in layer]
+        assert all(tensor.is_contiguous() for tensor in (*tensors, *others))
+        pointers = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+        places = [tensor.data_ptr() for tensor in others]
         slots = layers[0][-1].shape[2] if layers else 0
-        sizes = config.dim, config.n_kv_heads, config.ffn_dim, config.vocab_size, slots
-        threads = torch.get_num_threads()
-        self._step_row(pointers, *places, length, len(layers), *sizes, config.norm_eps, threads)
-        return logits
+        sizes = len(layers), config.dim, config.n_kv_heads, config.ffn_dim, config.vocab_size, slots
+
+        def step(x_1D: Tensor, length: int) -> Tensor:
+            logits = torch.empty(1, config.vocab_size)
+            threads = torch.get_num_threads()
+            self._step_row(
+                pointers, *places, x_1D.data_ptr(), logits.data_ptr(), length, *sizes, config.norm_eps, threads
+            )
+            return logits
+
+        return step
 
 
 @functools.cache

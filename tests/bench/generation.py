@@ -202,7 +202,7 @@ def main() -> None:
             write_llama2c(model, file, version=0)
             ours = {kind: deepcopy(model).to(dtype) for kind, dtype in KINDS.items()}
             theirs = {kind: copied(model, LlamaForCausalLM).to(dtype) for kind, dtype in KINDS.items()}
-            programs = {peer: command.format(model=file) for peer, command in peers.items()}
+            programs = {peer: command.replace("{model}", str(file)) for peer, command in peers.items()}
             for batch in asked.batches if "decode" in parts else ():
                 runs = decode(batch, ours, theirs, programs)
                 table(f"{name}, decode at batch {batch}", rounds(runs, asked.rounds), "new tokens/s")
