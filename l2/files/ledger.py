@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from l2.files.errors import BadInput
-from l2.files.jsonl import RecordWriter, open_writer
+from l2.files.jsonl import Record, RecordWriter, open_writer
 
 
 class NothingKept(Exception):
@@ -36,6 +36,12 @@ class Ledger:
         if self._writer is not None:
             row = {"id": record.get("id"), "source": record.get("source"), "line": line}
             self._writer.write(row | {"rule": rule, "value": value, "threshold": threshold})
+
+    def reject_record(self, record: Record, rule: str, value: Any = None, threshold: Any = None) -> None:
+        """`reject` for a record that was read: its line, and its file where it names no source."""
+        place, _, line = record.where.rpartition(":")
+        row = {"id": record.get("id"), "source": record.get("source") or place}
+        self.reject(row, rule, value, threshold, int(line))
 
     def bad_line(self, error: BadInput) -> None:
         """Note an input line that could not be read: the `on_bad` of `read_records` under --on-bad skip."""

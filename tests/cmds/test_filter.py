@@ -122,6 +122,7 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--on-bad", "ignore"], 2, "'ignore' is not one of 'stop', 'skip'"),
         (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--rejects and --output are both x"),
         (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
+        (["docs.jsonl", "--quality", "c4,c5"], 2, "no set of quality rules 'c5'; there are gopher, c4, fineweb"),
         (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),
         (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
     ],
@@ -142,7 +143,7 @@ def test_languages_are_told_apart(lid_model, tmp_path):
         "Nadie en el muelle saludó al barco cuando salió del puerto.",
     ]
     write_records(path, ({"id": str(i), "text": text} for i, text in enumerate(texts)))
-    argv = ["filter", str(path), "--lid-model", str(lid_model), "--no-quality", "-o", str(tmp_path / "out.jsonl")]
+    argv = ["filter", str(path), "--lid-model", str(lid_model), "--quality", "none", "-o", str(tmp_path / "out.jsonl")]
     assert main([*argv, "--lang", "en,es", "--rejects", str(tmp_path / "r.jsonl")]) == 0
     assert [(d["id"], d["scores"]["lang"]) for d in read_records([tmp_path / "out.jsonl"])] == [
         ("0", "en"),

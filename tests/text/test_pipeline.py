@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
-from l2.text.pipeline import FilterSettings, by_language, filter_documents, open_spill
+from l2.text.checks import language_check
+from l2.text.copies import open_spill
+from l2.text.pipeline import FilterSettings, filter_documents, judged
 
 PAGE = " ".join(f"The number{i} of coin{i} and{i} key{i} was lost{i} again{i}." for i in range(30))
 
@@ -49,7 +51,7 @@ def test_of_copies_the_earliest_survives_and_the_ledger_names_it(tmp_path):
             {"text": unlike},
         ],
     )
-    kept, rows, report = run(path, quality=False)
+    kept, rows, report = run(path, quality=())
     assert kept == [
         {"id": "z", "text": PAGE, "source": "web", "more": [1]},
         {"id": f"{path}:4", "text": unlike},
@@ -65,8 +67,8 @@ def test_of_copies_the_earliest_survives_and_the_ledger_names_it(tmp_path):
         "value": {"of": "z", "jaccard": len(a & b) / len(a | b)}, "threshold": 0.8,
     }  # fmt: skip
     assert report["rules"] == {"exact_duplicate": 1, "near_duplicate": 1}
-    assert len(run(path, quality=False, dedup="exact")[0]) == 3
-    assert len(run(path, quality=False, dedup="none")[0]) == 4
+    assert len(run(path, quality=(), dedup="exact")[0]) == 3
+    assert len(run(path, quality=(), dedup="none")[0]) == 4
 
 
 def test_a_document_that_quality_drops_never_stands_for_its_copies(tmp_path):
@@ -84,8 +86,8 @@ def test_language_adds_scores_and_calls_unsure_unknown():
     documents = [Record({"id": k, "text": k}, f"stdin:{i}") for i, k in enumerate(answers, 1)]
     documents[0]["scores"] = {"quality": 3, "lang": "old"}
     rows, seen = Kept(), Counter()
-    asked = FilterSettings(languages=("en", "de"), lang_threshold=0.5)
-    kept = list(by_language(documents, answers.__getitem__, asked, Ledger(rows), seen))
+    check = language_check(answers.__getitem__, ("en", "de"), 0.5, seen)
+    kept = list(judged(documents, [check], Ledger(rows)))
     assert [(d["id"], d["scores"]) for d in kept] == [
         ("a", {"quality": 3, "lang": "en", "lang_p": 0.9}),
         ("d", {"lang": "de", "lang_p": 0.5}),
@@ -117,7 +119,7 @@ def test_bad_lines_stop_or_are_skipped_into_the_ledger(tmp_path, bad):
     st.lists(st.sampled_from([{"text": PAGE}, {"text": PAGE + " More."}, {"text": "x"}, {"text": ""}, {}, "torn\n"]),
              min_size=1, max_size=12),
     st.sampled_from(["minhash", "exact", "none"]),
-    st.booleans(),
+    st.sampled_from([(), ("gopher", "c4"), ("fineweb",)]),
 )  # fmt: skip
 def test_in_is_kept_plus_rejected_whatever_comes(tmp_path, documents, dedup, quality):
     path = write(tmp_path / "docs.jsonl", documents)

@@ -1,0 +1,44 @@
+"""What is asked of one document at a time. A check looks at a document, may add to its scores, and tells its findings.
+
+Findings come one by one, so that whoever stops at the first that fails measures nothing beyond it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from l2.files.jsonl import Record
+from l2.text.language import Identify
+from l2.text.quality import Finding, Page, Rule, findings
+
+Check = Callable[[Record], Iterator[Finding]]
+
+
+def _add_scores(document: Record, scores: dict[str, Any]) -> None:
+    document["scores"] = (document.get("scores") or {}) | scores
+
+
+def language_check(identify: Identify, languages: Sequence[str], threshold: float, seen: Counter[str]) -> Check:
+    """A document is in one of `languages`, surely enough; scores {lang, lang_p}. `seen` counts the languages met."""
+    asked = {"lang": list(languages), "lang_p": threshold}
+
+    def check(document: Record) -> Iterator[Finding]:
+        lang, lang_p = identify(document["text"])
+        found = {"lang": lang, "lang_p": lang_p}
+        sure = lang_p >= threshold
+        seen[lang if sure else "unknown"] += 1
+        _add_scores(document, found)
+        yield Finding("language", found, asked, sure and lang in languages)
+
+    return check
+
+
+def quality_check(table: Sequence[Rule]) -> Check:
+    """A document breaks no rule of `table`."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        return findings(Page(document["text"]), table, (document.get("scores") or {}).get("lang"))
+
+    return check
