@@ -40,6 +40,14 @@ def filter(
         int,
         typer.Option("--min-sentences", min=0, help="Least sentences of a document (C4: 3; summaries have 1-2)."),
     ] = 3,
+    c4_lines: Annotated[
+        bool,
+        typer.Option("--c4-lines", help="Drop lines without end punctuation, under 5 words, on cookies (C4 §2.2)."),
+    ] = False,
+    dedup_lines: Annotated[
+        bool,
+        typer.Option("--dedup-lines", help="Drop lines read before, in any document (CCNet §3.1); 8 bytes a line."),
+    ] = False,
     dedup: Annotated[
         Literal["minhash", "exact", "none"],
         typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
@@ -53,9 +61,9 @@ def filter(
 ) -> None:
     """Keep the documents worth training on: language, quality rules, no copies. JSONL in, JSONL out.
 
-    Each document dropped is one line of --rejects, with its rule, value and threshold. Of copies the earliest
-    survives. A document without an id gets "file:line". Output streams, except that --dedup minhash reads
-    everything first, into a temporary file.
+    Each document dropped is one line of --rejects, with its rule, value and threshold; so is each line of a text that
+    --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest survives. A document without an
+    id gets "file:line". Output streams, except that --dedup minhash reads everything first, into a temporary file.
 
     Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
     """
@@ -75,6 +83,8 @@ def filter(
         quality=_names(quality) if quality != "none" else (),
         min_words=min_words,
         min_sentences=min_sentences,
+        c4_lines=c4_lines,
+        dedup_lines=dedup_lines,
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )
@@ -84,4 +94,6 @@ def filter(
     if report is not None:
         write_atomic(report, orjson.dumps(counts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
-    console.say(f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}")
+    said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
+    lines = counts["lines"]
+    console.say(f"{said}; of {lines['in']:,} lines {lines['dropped']:,} dropped" if lines["in"] else said)

@@ -1,4 +1,4 @@
-"""What is asked of one document at a time. A check looks at a document, may add to its scores, and tells its findings.
+"""What is asked of one document at a time. A check looks at a document, may edit it, and tells its findings.
 
 Findings come one by one, so that whoever stops at the first that fails measures nothing beyond it.
 """
@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from l2.files.jsonl import Record
+from l2.files.ledger import Ledger
 from l2.text.language import Identify
+from l2.text.lines import SeenLines, edited
 from l2.text.quality import Finding, Page, Rule, findings
 
 Check = Callable[[Record], Iterator[Finding]]
@@ -18,6 +20,24 @@ Check = Callable[[Record], Iterator[Finding]]
 
 def _add_scores(document: Record, scores: dict[str, Any]) -> None:
     document["scores"] = (document.get("scores") or {}) | scores
+
+
+def line_check(c4: bool, seen: SeenLines | None, ledger: Ledger, lines: Counter[str]) -> Check:
+    """Something is left of a document without its faulty lines (see `edited`), which go to `ledger`.
+
+    `lines` counts those {in, kept}.
+    """
+
+    def check(document: Record) -> Iterator[Finding]:
+        edit = edited(document["text"], c4, seen)
+        document["text"] = edit.text
+        for number, fault in edit.faults.items():
+            ledger.drop_line(document, number, *fault)
+        left = edit.were - len(edit.faults)
+        lines.update({"in": edit.were, "kept": left})
+        yield Finding("lines_left", left, 1, left >= 1)
+
+    return check
 
 
 def language_check(identify: Identify, languages: Sequence[str], threshold: float, seen: Counter[str]) -> Check:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,11 @@ from l2.files.errors import BadInput
 from l2.files.jsonl import Record, RecordWriter, read_records
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
-from l2.text.checks import Check, language_check, quality_check
+from l2.text.checks import Check, language_check, line_check, quality_check
 from l2.text.copies import without_copies, without_near_copies
 from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
+from l2.text.lines import SeenLines
 from l2.text.quality import DEFAULT_SETS, MIN_SENTENCES, MIN_WORDS, rules
 
 Dedup = Literal["minhash", "exact", "none"]
@@ -29,6 +30,8 @@ Dedup = Literal["minhash", "exact", "none"]
 class FilterSettings:
     """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact."""
 
+    c4_lines: bool = False
+    dedup_lines: bool = False
     languages: tuple[str, ...] = ()
     lang_threshold: float = 0.5
     lid_model: str | None = None
@@ -59,15 +62,26 @@ def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], Non
         yield record
 
 
-def load_checks(settings: FilterSettings, languages: Counter[str]) -> list[Check]:
-    """What is asked of each document, in order. `languages` will count the languages met.
+@dataclass
+class Tally:
+    """What checks count beside the ledger: documents by language, lines {in, kept} where lines are dropped."""
+
+    languages: Counter[str] = field(default_factory=Counter)
+    lines: Counter[str] = field(default_factory=Counter)
+
+
+def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
+    """What is asked of each document, in LLaMA-1's order: lines, language, quality.
 
     Raises what `load_identifier` and `rules` raise.
     """
     checks: list[Check] = []
+    if settings.c4_lines or settings.dedup_lines:
+        seen = SeenLines() if settings.dedup_lines else None
+        checks.append(line_check(settings.c4_lines, seen, ledger, tally.lines))
     if settings.languages:
         identify = load_identifier(settings.lid_model, settings.languages)
-        checks.append(language_check(identify, settings.languages, settings.lang_threshold, languages))
+        checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
     if table := rules(settings.quality, settings.min_words, settings.min_sentences):
         checks.append(quality_check(table))
     return checks
@@ -102,11 +116,11 @@ def filter_documents(
 ) -> dict[str, Any]:
     """Write to `writer` the documents of `paths` (none: stdin) worth training on; the rest goes to `ledger`.
 
-    Language comes first, then quality, then copies, so that a survivor is always kept. Returns the report:
-    {in, kept, rejected, rules, languages, settings, normalisation}, where in = kept + rejected. Raises BadInput
+    Copies come last, so that of those the survivor is always kept. Returns the report: {in, kept, rejected, rules,
+    lines, languages, settings, normalisation}, where in = kept + rejected, for lines too. Raises BadInput
     for a line that is no document unless `settings.skip_bad`, and what `load_checks` raises.
     """
-    languages: Counter[str] = Counter()
+    tally = Tally()
     read = kept = 0
 
     def bad_line(error: BadInput) -> None:
@@ -122,23 +136,26 @@ def filter_documents(
                 on_progress(read, None, f"{ledger.total:,} rejected")
             yield document
 
-    checks = load_checks(settings, languages)
+    checks = load_checks(settings, ledger, tally)
     documents = without_any_copies(judged(counted(), checks, ledger), settings.dedup, ledger)
     for document in documents:
         writer.write(document)
         kept += 1
     on_progress(read, read, f"{ledger.total:,} rejected")
     assert read == kept + ledger.total, "every document is kept or in the ledger"
-    return _report(read, kept, ledger, languages, settings)
+    assert tally.lines["in"] == tally.lines["kept"] + ledger.lines.total(), "so is every line"
+    return _report(read, kept, ledger, tally, settings)
 
 
-def _report(read: int, kept: int, ledger: Ledger, languages: Counter[str], settings: FilterSettings) -> dict[str, Any]:
+def _report(read: int, kept: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -> dict[str, Any]:
+    dropped = {"dropped": ledger.lines.total(), "rules": dict(ledger.lines.most_common())}
     return {
         "in": read,
         "kept": kept,
         "rejected": ledger.total,
         "rules": dict(ledger.counts.most_common()),
-        "languages": dict(languages.most_common()),
+        "lines": {"in": tally.lines["in"], "kept": tally.lines["kept"]} | dropped,
+        "languages": dict(tally.languages.most_common()),
         "settings": asdict(settings),
         "normalisation": NORMALISATION,
     }

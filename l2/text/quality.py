@@ -4,9 +4,9 @@ page and the bounds that it must keep.
 
 Where the papers leave a choice it is ours: words are runs of non-space characters, lines and paragraphs are those with
 something on them, and a share of characters is taken over the characters of all words (or lines, or paragraphs).
-C4's line rules drop no line here; they decide which lines count as sentences. Its list of bad words is left out, as
-Llama 2 leaves toxicity in (paper §4.1). FineWeb's bounds are those of the code that made it, datatrove's
-FineWebQualityFilter: the paper writes 0.1 where the code has 0.01, and leaves out the fourth rule.
+C4's line rules drop no line here (l2/text/lines.py does); they decide which lines count as sentences. Its list of bad
+words is left out, as Llama 2 leaves toxicity in (paper §4.1). FineWeb's bounds are those of the code that made it,
+datatrove's FineWebQualityFilter: the paper writes 0.1 where the code has 0.01, and leaves out the fourth rule.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from l2.files.errors import UsageError
+from l2.text.lines import ELLIPSES, c4_fault
 
 RULE_SETS = ("gopher", "c4", "fineweb")
 DEFAULT_SETS = ("gopher", "c4")
@@ -24,18 +25,6 @@ MIN_WORDS, MAX_WORDS = 50, 100_000  # Gopher §A1.1
 MIN_SENTENCES = 3  # C4 §2.2
 STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])  # Gopher §A1.1
 BULLETS = ("•", "‣", "◦", "●", "▪", "-", "*")  # Gopher names no characters: ours
-ELLIPSES = ("...", "…")
-C4_LINE_WORDS = 5  # C4 §2.2: shorter lines go
-C4_LINE_ENDS = (".", "!", "?", '"', "”")  # C4 §2.2: a line ends in terminal punctuation or an end quotation mark
-C4_NOTICES = (  # C4 §2.2: warnings about Javascript, and policy notices
-    "javascript",
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
 FINEWEB_LINE_ENDS = tuple(".!?\"'”’…。．！？؟۔।")  # datatrove's five, and what ends a sentence in other scripts (ours)
 FINEWEB_SHORT_LINE = 30  # characters
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
@@ -192,19 +181,8 @@ def curly_brackets(page: Page) -> float:
 
 
 def sentences(page: Page) -> float:
-    """Sentences in the lines that C4 would keep: at least 3 (C4 §2.2).
-
-    Such a line has 5 words or more, ends in terminal punctuation (an ellipsis is none) and speaks neither of
-    Javascript nor of policies and cookies.
-    """
-    return sum(len(SENTENCE_END.findall(line)) for line in page.lines if _c4_keeps(line))
-
-
-def _c4_keeps(line: str) -> bool:
-    if not line.endswith(C4_LINE_ENDS) or line.endswith(ELLIPSES) or len(line.split()) < C4_LINE_WORDS:
-        return False
-    lower = line.lower()
-    return not any(notice in lower for notice in C4_NOTICES)
+    """Sentences in the lines that C4 would keep: at least 3 (C4 §2.2)."""
+    return sum(len(SENTENCE_END.findall(line)) for line in page.lines if c4_fault(line) is None)
 
 
 def punctuated_lines(page: Page) -> float:

@@ -152,3 +152,19 @@ def test_languages_are_told_apart(lid_model, tmp_path):
     (row,) = read_records([tmp_path / "r.jsonl"])
     assert (row["id"], row["rule"], row["value"]["lang"]) == ("1", "language", "fr")
     assert main([*argv, "--lang", "english"]) == 2
+
+
+def test_lines_that_go_are_rows_of_the_ledger(tmp_path):
+    path, out, rejects = tmp_path / "docs.jsonl", tmp_path / "out.jsonl", tmp_path / "r.jsonl"
+    write_records(
+        path, ({"id": str(i), "text": f"Home | News\n{page(i)}\nSeen {i} times today, friends."} for i in range(2))
+    )
+    done = l2_filter(path, "-o", out, "--c4-lines", "--dedup-lines", "--rejects", rejects)
+    assert done.returncode == 0, done.stderr
+    assert [d["text"] for d in read_records([out])] == [f"{page(0)}\nSeen 0 times today, friends.", page(1)]
+    assert [(row["id"], row["text_line"], row["rule"]) for row in read_records([rejects])] == [
+        ("0", 1, "c4_line_end"),
+        ("1", 1, "c4_line_end"),
+        ("1", 3, "duplicate_line"),
+    ]
+    assert b"2 documents, 2 kept; of 6 lines 3 dropped" in done.stderr

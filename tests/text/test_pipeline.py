@@ -143,3 +143,31 @@ def test_the_spill_gives_back_what_it_took(tmp_path):
         assert [spill[i] for i in range(len(spill))] == records
         with pytest.raises(IndexError):
             spill[50]
+
+
+def test_lines_dropped_are_counted_apart_and_an_empty_document_is_rejected(tmp_path):
+    footer = "Copyright 2019 by the Example Company"
+    path = write(
+        tmp_path / "docs.jsonl",
+        [
+            {"id": 1, "text": f"{PAGE}\n{footer}"},
+            {"id": 2, "text": f"A line of its own.\n{footer.replace('2019', '2020')}"},
+            {"id": 3, "text": f"{footer}!\n\n{PAGE}", "source": "web"},
+            {"id": 4, "text": " "},
+        ],
+    )
+    kept, rows = Kept(), Kept()
+    settings = FilterSettings(quality=(), dedup="none", dedup_lines=True)
+    report = filter_documents([path], kept, Ledger(rows), settings)
+    assert [(d["id"], d["text"]) for d in kept] == [(1, f"{PAGE}\n{footer}"), (2, "A line of its own.")]
+    normal = "copyright 0000 by the example company"
+    assert [(row["id"], row.get("text_line"), row["rule"], row["value"]) for row in rows] == [
+        (2, 2, "duplicate_line", normal),
+        (3, 1, "duplicate_line", normal),
+        (3, 3, "duplicate_line", PAGE.lower().replace(".", "").translate(dict.fromkeys(range(48, 58), "0"))[:80]),
+        (3, None, "lines_left", 0),
+        (4, None, "lines_left", 0),
+    ]
+    assert (rows[2]["source"], rows[2]["line"]) == ("web", 3)
+    assert (report["in"], report["kept"], report["rejected"]) == (4, 2, 2)
+    assert report["lines"] == {"in": 6, "kept": 3, "dropped": 3, "rules": {"duplicate_line": 3}}
