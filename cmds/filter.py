@@ -48,6 +48,19 @@ def filter(
         bool,
         typer.Option("--dedup-lines", help="Drop lines read before, in any document (CCNet §3.1); 8 bytes a line."),
     ] = False,
+    pii: Annotated[
+        Literal["keep", "replace", "drop"],
+        typer.Option(
+            "--pii",
+            help="E-mail addresses, public IP addresses, phone numbers: replace by <EMAIL>, ...; or drop the document.",
+        ),
+    ] = "keep",
+    url_blocklist: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
+        ),
+    ] = None,
     dedup: Annotated[
         Literal["minhash", "exact", "none"],
         typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
@@ -85,6 +98,8 @@ def filter(
         min_sentences=min_sentences,
         c4_lines=c4_lines,
         dedup_lines=dedup_lines,
+        pii=pii,
+        url_blocklists=tuple(url_blocklist or ()),
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )

@@ -13,6 +13,7 @@ from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
 from l2.text.language import Identify
 from l2.text.lines import SeenLines, edited
+from l2.text.private import blocked, replaced
 from l2.text.quality import Finding, Page, Rule, findings
 
 Check = Callable[[Record], Iterator[Finding]]
@@ -20,6 +21,16 @@ Check = Callable[[Record], Iterator[Finding]]
 
 def _add_scores(document: Record, scores: dict[str, Any]) -> None:
     document["scores"] = (document.get("scores") or {}) | scores
+
+
+def url_check(domains: frozenset[str]) -> Check:
+    """A document comes from none of `domains`; one without a url passes."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        domain = blocked(document.get("url") or "", domains)
+        yield Finding("url_blocklist", domain, None, domain is None)
+
+    return check
 
 
 def line_check(c4: bool, seen: SeenLines | None, ledger: Ledger, lines: Counter[str]) -> Check:
@@ -60,5 +71,18 @@ def quality_check(table: Sequence[Rule]) -> Check:
 
     def check(document: Record) -> Iterator[Finding]:
         return findings(Page(document["text"]), table, (document.get("scores") or {}).get("lang"))
+
+    return check
+
+
+def private_check(drop: bool) -> Check:
+    """Private information is replaced or, with `drop`, a document has none; scores {pii: {email, ip, phone}}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        text, counts = replaced(document["text"])
+        if not drop:
+            document["text"] = text
+        _add_scores(document, {"pii": counts})
+        yield Finding("pii", counts, 0 if drop else None, not (drop and any(counts.values())))
 
     return check

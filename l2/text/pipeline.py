@@ -16,13 +16,15 @@ from l2.files.errors import BadInput
 from l2.files.jsonl import Record, RecordWriter, read_records
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
-from l2.text.checks import Check, language_check, line_check, quality_check
+from l2.text.checks import Check, language_check, line_check, private_check, quality_check, url_check
 from l2.text.copies import without_copies, without_near_copies
 from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
 from l2.text.lines import SeenLines
+from l2.text.private import read_blocklist
 from l2.text.quality import DEFAULT_SETS, MIN_SENTENCES, MIN_WORDS, rules
 
+Privacy = Literal["keep", "replace", "drop"]
 Dedup = Literal["minhash", "exact", "none"]
 
 
@@ -30,6 +32,7 @@ Dedup = Literal["minhash", "exact", "none"]
 class FilterSettings:
     """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact."""
 
+    url_blocklists: tuple[str, ...] = ()
     c4_lines: bool = False
     dedup_lines: bool = False
     languages: tuple[str, ...] = ()
@@ -38,12 +41,13 @@ class FilterSettings:
     quality: tuple[str, ...] = DEFAULT_SETS
     min_words: int = MIN_WORDS
     min_sentences: int = MIN_SENTENCES
+    pii: Privacy = "keep"
     dedup: Dedup = "minhash"
     skip_bad: bool = False
 
 
 def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], None] | None) -> Iterator[Record]:
-    """Documents with a `text`, a `scores` object and an `id`: where it is missing, "file:line".
+    """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing too.
 
     Raises BadInput (or hands it to `on_bad`) for a line that is no document.
     """
@@ -52,6 +56,8 @@ def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], Non
             record.need("text")
             if record.get("scores") is not None:
                 record.need("scores", dict)
+            if record.get("url") is not None:
+                record.need("url")
         except BadInput as error:
             if on_bad is None:
                 raise
@@ -71,11 +77,13 @@ class Tally:
 
 
 def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
-    """What is asked of each document, in LLaMA-1's order: lines, language, quality.
+    """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
-    Raises what `load_identifier` and `rules` raise.
+    Raises what `read_blocklist`, `load_identifier` and `rules` raise.
     """
     checks: list[Check] = []
+    if settings.url_blocklists:
+        checks.append(url_check(read_blocklist(settings.url_blocklists)))
     if settings.c4_lines or settings.dedup_lines:
         seen = SeenLines() if settings.dedup_lines else None
         checks.append(line_check(settings.c4_lines, seen, ledger, tally.lines))
@@ -84,6 +92,8 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
         checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
     if table := rules(settings.quality, settings.min_words, settings.min_sentences):
         checks.append(quality_check(table))
+    if settings.pii != "keep":
+        checks.append(private_check(drop=settings.pii == "drop"))
     return checks
 
 

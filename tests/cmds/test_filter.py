@@ -55,6 +55,19 @@ def test_stdin_to_stdout_with_a_ledger_and_a_report(documents, tmp_path):
     assert l2_filter("--quiet", stdin=documents.read_bytes()).stderr == b""
 
 
+def test_private_information_and_blocked_sites(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"{name}.example\n")
+    sites = ["a.example", "x.b.example", "c.example"]
+    documents = [{"text": f"{page(i)} Mail me at me@site.org.", "url": f"https://{s}/"} for i, s in enumerate(sites)]
+    write_records(tmp_path / "docs.jsonl", documents)
+    blocks = ["--url-blocklist", tmp_path / "a", "--url-blocklist", tmp_path / "b"]
+    done = l2_filter(tmp_path / "docs.jsonl", *blocks, "--pii", "replace")
+    (document,) = map(json.loads, done.stdout.splitlines())
+    assert document["text"] == f"{page(2)} Mail me at <EMAIL>."
+    assert b"3 documents, 1 kept; rejected: url_blocklist 2" in done.stderr
+
+
 def test_the_same_command_writes_the_same_bytes(documents, tmp_path):
     for name in ("a", "b"):
         assert (
@@ -123,6 +136,8 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--rejects and --output are both x"),
         (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
         (["docs.jsonl", "--quality", "c4,c5"], 2, "no set of quality rules 'c5'; there are gopher, c4, fineweb"),
+        (["docs.jsonl", "--url-blocklist", "none.txt"], 1, "none.txt: no such file"),
+        (["docs.jsonl", "--url-blocklist", "docs.jsonl"], 65, "docs.jsonl:1: found"),
         (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),
         (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
     ],

@@ -102,7 +102,14 @@ def test_language_adds_scores_and_calls_unsure_unknown():
 
 @pytest.mark.parametrize(
     "bad",
-    ['{"text": "torn\n', "[1, 2]\n", '{"id": "no text"}\n', '{"text": 7}\n', '{"text": "x", "scores": "high"}\n'],
+    [
+        '{"text": "torn\n',
+        "[1, 2]\n",
+        '{"id": "no text"}\n',
+        '{"text": 7}\n',
+        '{"text": "x", "scores": "high"}\n',
+        '{"text": "x", "url": 1}\n',
+    ],
 )
 def test_bad_lines_stop_or_are_skipped_into_the_ledger(tmp_path, bad):
     path = write(tmp_path / "docs.jsonl", [{"text": PAGE}, bad, {"text": "short"}])
@@ -171,3 +178,29 @@ def test_lines_dropped_are_counted_apart_and_an_empty_document_is_rejected(tmp_p
     assert (rows[2]["source"], rows[2]["line"]) == ("web", 3)
     assert (report["in"], report["kept"], report["rejected"]) == (4, 2, 2)
     assert report["lines"] == {"in": 6, "kept": 3, "dropped": 3, "rules": {"duplicate_line": 3}}
+
+
+def test_private_information_is_replaced_or_rejected_and_blocked_sites_are_out(tmp_path):
+    (tmp_path / "block").write_text("people.example\n")
+    path = write(
+        tmp_path / "docs.jsonl",
+        [
+            {"id": 1, "text": "Mail a@b.com or c@d.org.", "url": "https://b.com/"},
+            {"id": 2, "text": "Nothing here.", "url": "http://www.people.example/x"},
+            {"id": 3, "text": "Call 212-555-0123.", "url": None, "scores": {"lang": "en"}},
+            {"id": 4, "text": "Nothing here either."},
+        ],
+    )
+    common = {"quality": (), "dedup": "none", "url_blocklists": (str(tmp_path / "block"),)}
+    kept, rows, _ = run(path, pii="replace", **common)
+    assert [(d["id"], d["text"], d["scores"]) for d in kept] == [
+        (1, "Mail <EMAIL> or <EMAIL>.", {"pii": {"email": 2, "ip": 0, "phone": 0}}),
+        (3, "Call <PHONE>.", {"lang": "en", "pii": {"email": 0, "ip": 0, "phone": 1}}),
+        (4, "Nothing here either.", {"pii": {"email": 0, "ip": 0, "phone": 0}}),
+    ]
+    assert [(row["id"], row["rule"], row["value"]) for row in rows] == [(2, "url_blocklist", "people.example")]
+    kept, rows, _ = run(path, pii="drop", **common)
+    assert [d["id"] for d in kept] == [4]
+    assert [(row["id"], row["rule"]) for row in rows] == [(1, "pii"), (2, "url_blocklist"), (3, "pii")]
+    assert rows[2]["value"] == {"email": 0, "ip": 0, "phone": 1} and rows[2]["threshold"] == 0
+    assert all("scores" not in d for d in run(path, quality=(), dedup="none")[0][::3])
