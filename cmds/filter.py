@@ -15,6 +15,15 @@ def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(","))
 
 
+def _train_quality(console: Console, files: list[str] | None, sources: tuple[str, str], output: str) -> None:
+    from l2.text.classifier import train_quality
+
+    if files:
+        raise UsageError(f"--train-quality takes two files and filters none, but {files[0]} is named too")
+    counts = train_quality(*sources, output)
+    console.say(f"{output}: learned from {counts['positive']:,} good and {counts['negative']:,} other documents")
+
+
 def filter(
     files: Inputs = None,
     output: Output = "-",
@@ -40,6 +49,23 @@ def filter(
         int,
         typer.Option("--min-sentences", min=0, help="Least sentences of a document (C4: 3; summaries have 1-2)."),
     ] = 3,
+    quality_model: Annotated[
+        str | None,
+        typer.Option("--quality-model", help="fastText classifier with a label __label__hq, as --train-quality makes."),
+    ] = None,
+    quality_threshold: Annotated[
+        float,
+        typer.Option("--quality-threshold", min=0, max=1, help="Least probability of __label__hq (ours)."),
+    ] = 0.5,
+    train_quality: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--train-quality",
+            metavar="GOOD OTHER",
+            show_default=False,
+            help="Filter nothing: train a classifier on two JSONL files, to -o q.ftz or q.bin (LLaMA-1 §2.1).",
+        ),
+    ] = None,
     c4_lines: Annotated[
         bool,
         typer.Option("--c4-lines", help="Drop lines without end punctuation, under 5 words, on cookies (C4 §2.2)."),
@@ -78,6 +104,8 @@ def filter(
     --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest survives. A document without an
     id gets "file:line". Output streams, except that --dedup minhash reads everything first, into a temporary file.
 
+    Example: l2 filter --train-quality cited.jsonl random.jsonl -o q.ftz
+
     Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
     """
     import orjson
@@ -87,6 +115,10 @@ def filter(
     from l2.files.ledger import open_ledger
     from l2.text.pipeline import FilterSettings, filter_documents
 
+    console = Console("filter", quiet)
+    if train_quality is not None:
+        _train_quality(console, files, train_quality, output)
+        return
     if rejects == output:
         raise UsageError(f"--rejects and --output are both {output}")
     settings = FilterSettings(
@@ -98,12 +130,13 @@ def filter(
         min_sentences=min_sentences,
         c4_lines=c4_lines,
         dedup_lines=dedup_lines,
+        quality_model=quality_model,
+        quality_threshold=quality_threshold,
         pii=pii,
         url_blocklists=tuple(url_blocklist or ()),
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )
-    console = Console("filter", quiet)
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
         counts = filter_documents(files or (), writer, ledger, settings, on_progress=progress)
     if report is not None:

@@ -75,6 +75,17 @@ def quality_check(table: Sequence[Rule]) -> Check:
     return check
 
 
+def classifier_check(quality: Callable[[str], float], threshold: float) -> Check:
+    """A document is good with a probability of at least `threshold`; scores {quality}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        score = quality(document["text"])
+        _add_scores(document, {"quality": score})
+        yield Finding("quality_model", score, threshold, score >= threshold)
+
+    return check
+
+
 def private_check(drop: bool) -> Check:
     """Private information is replaced or, with `drop`, a document has none; scores {pii: {email, ip, phone}}."""
 

@@ -16,7 +16,8 @@ from l2.files.errors import BadInput
 from l2.files.jsonl import Record, RecordWriter, read_records
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
-from l2.text.checks import Check, language_check, line_check, private_check, quality_check, url_check
+from l2.text.checks import Check, classifier_check, language_check, line_check, private_check, quality_check, url_check
+from l2.text.classifier import load_quality
 from l2.text.copies import without_copies, without_near_copies
 from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
@@ -41,6 +42,8 @@ class FilterSettings:
     quality: tuple[str, ...] = DEFAULT_SETS
     min_words: int = MIN_WORDS
     min_sentences: int = MIN_SENTENCES
+    quality_model: str | None = None
+    quality_threshold: float = 0.5
     pii: Privacy = "keep"
     dedup: Dedup = "minhash"
     skip_bad: bool = False
@@ -79,7 +82,7 @@ class Tally:
 def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
     """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
-    Raises what `read_blocklist`, `load_identifier` and `rules` raise.
+    Raises what `read_blocklist`, `load_identifier`, `rules` and `load_quality` raise.
     """
     checks: list[Check] = []
     if settings.url_blocklists:
@@ -92,6 +95,8 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
         checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
     if table := rules(settings.quality, settings.min_words, settings.min_sentences):
         checks.append(quality_check(table))
+    if settings.quality_model is not None:
+        checks.append(classifier_check(load_quality(settings.quality_model), settings.quality_threshold))
     if settings.pii != "keep":
         checks.append(private_check(drop=settings.pii == "drop"))
     return checks

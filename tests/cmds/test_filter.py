@@ -138,6 +138,11 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--quality", "c4,c5"], 2, "no set of quality rules 'c5'; there are gopher, c4, fineweb"),
         (["docs.jsonl", "--url-blocklist", "none.txt"], 1, "none.txt: no such file"),
         (["docs.jsonl", "--url-blocklist", "docs.jsonl"], 65, "docs.jsonl:1: found"),
+        (["docs.jsonl", "--quality-model", "docs.jsonl"], 65, "docs.jsonl: found no fastText model"),
+        (["--train-quality", "docs.jsonl", "docs.jsonl"], 2, "ends in .ftz or .bin, not to -"),
+        (["--train-quality", "docs.jsonl", "none.jsonl", "-o", "q.bin"], 1, "none.jsonl: no such file"),
+        (["--train-quality", "docs.jsonl", "empty.jsonl", "-o", "q.bin"], 65, "empty.jsonl: found no records"),
+        (["x", "--train-quality", "docs.jsonl", "docs.jsonl", "-o", "q.bin"], 2, "filters none, but x is named"),
         (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),
         (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
     ],
@@ -183,3 +188,19 @@ def test_lines_that_go_are_rows_of_the_ledger(tmp_path):
         ("1", 3, "duplicate_line"),
     ]
     assert b"2 documents, 2 kept; of 6 lines 3 dropped" in done.stderr
+
+
+def test_a_classifier_is_trained_and_then_asked(tmp_path):
+    good, other, path = (tmp_path / name for name in ("good.jsonl", "other.jsonl", "docs.jsonl"))
+    write_records(good, ({"text": page(i)} for i in range(50)))
+    write_records(other, ({"text": f"Click now to buy {i} cheap and best pills! " * 10} for i in range(50)))
+    done = l2_filter("--train-quality", good, other, "-o", tmp_path / "q.bin")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.endswith(b"q.bin: learned from 50 good and 50 other documents\n")
+    write_records(path, [{"id": "a", "text": page(99)}, {"id": "b", "text": "Click now to buy cheap pills."}])
+    rejects = tmp_path / "r.jsonl"
+    done = l2_filter(path, "--quality", "none", "--quality-model", tmp_path / "q.bin", "--rejects", rejects)
+    (document,) = map(json.loads, done.stdout.splitlines())
+    assert document["id"] == "a" and document["scores"]["quality"] > 0.5
+    (row,) = read_records([rejects])
+    assert (row["id"], row["rule"], row["threshold"]) == ("b", "quality_model", 0.5) and row["value"] < 0.5
