@@ -91,6 +91,15 @@ def filter(
         Literal["minhash", "exact", "none"],
         typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
     ] = "minhash",
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="ID",
+            show_default=False,
+            help="Filter nothing: print every rule's value, threshold and verdict for one document, as JSONL.",
+        ),
+    ] = None,
     on_bad: OnBad = "stop",
     rejects: Rejects = None,
     report: Annotated[
@@ -111,8 +120,9 @@ def filter(
     import orjson
 
     from l2.files.atomic import write_atomic
-    from l2.files.jsonl import open_writer
+    from l2.files.jsonl import open_writer, write_records
     from l2.files.ledger import open_ledger
+    from l2.text.explain import explain as explain_document
     from l2.text.pipeline import FilterSettings, filter_documents
 
     console = Console("filter", quiet)
@@ -137,6 +147,9 @@ def filter(
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )
+    if explain is not None:
+        write_records(output, explain_document(files or (), explain, settings))
+        return
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
         counts = filter_documents(files or (), writer, ledger, settings, on_progress=progress)
     if report is not None:

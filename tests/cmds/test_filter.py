@@ -204,3 +204,14 @@ def test_a_classifier_is_trained_and_then_asked(tmp_path):
     assert document["id"] == "a" and document["scores"]["quality"] > 0.5
     (row,) = read_records([rejects])
     assert (row["id"], row["rule"], row["threshold"]) == ("b", "quality_model", 0.5) and row["value"] < 0.5
+
+
+def test_a_document_is_explained(documents, tmp_path):
+    done = l2_filter(documents, "--explain", "3", "--quality", "gopher,fineweb")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows[0] == {"id": "3", "rule": "gopher_words", "value": 2, "threshold": 50, "verdict": "reject"}
+    assert (rows[-1]["rule"], rows[-1]["verdict"], done.stderr) == ("near_duplicate", "pass", b"")
+    done = l2_filter("--explain", "stdin:1", stdin=json.dumps({"text": page(0)}))
+    assert {json.loads(line)["verdict"] for line in done.stdout.splitlines()} == {"pass"}
+    done = l2_filter(documents, "--explain", "9")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"l2 filter: no document has the id '9'\n")
