@@ -173,7 +173,7 @@ def audit_documents(
 ) -> dict[str, Any]:
     """The report (see `report_of`) on the documents of `paths` (none: stdin), the same for any number of `jobs`.
 
-    Memory is a few times that of the largest document for each job. Raises BadInput for a line that is no document,
+    Memory is some ten times the largest document's bytes for each job. Raises BadInput for a line that is no document,
     which goes to `ledger` instead with `settings.skip_bad`; what the loaders of `settings` raise; and L2Error when a
     process dies.
     """

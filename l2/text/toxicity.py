@@ -53,8 +53,11 @@ def by_words(terms: Iterable[str]) -> Score:
     def score(text: str) -> float:
         if not listed.found(Words(text)):  # as most texts
             return 0.0
-        sentences = [words for words in map(Words, SENTENCE_END.split(text)) if words.count]
-        return sum(bool(listed.found(words)) for words in sentences) / len(sentences)
+        sentences = listing = 0
+        for words in map(Words, SENTENCE_END.split(text)):
+            sentences += words.count > 0
+            listing += bool(listed.found(words))
+        return listing / sentences
 
     return score
 
