@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 is greedy.")]
 TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of this mass; 1 is everything.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens (ours).")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at once; changes speed alone (ours).")]
+BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", min=1, help="Answers at once; changes speed alone, and in bfloat16 rounding (ours)."),
+]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 on a GPU, exact float32 on a CPU.")
 ]

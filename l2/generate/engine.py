@@ -1,6 +1,7 @@
 """Continuous batching over a preallocated key/value cache: ended rows leave, waiting prompts enter.
 
-What is drawn depends on (seed, prompt, sample, position) alone, never on the batch or the order.
+What is drawn depends on (seed, prompt, sample, position) alone, never on the batch or the order: exactly so in fp32; in
+bf16 a row alone and a row among others round differently, and now and then that tips a draw.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from l2.files.progress import OnProgress, ignore
 from l2.generate.decoder import Decoder
 from l2.model.transformer import KVCache, LanguageModel
 
+PREFILL = 2**14  # tokens of prompts read at once, with padding, unless one prompt alone has more: bounds the memory
 ADMIT = 0.25  # prompts enter when this share of the rows is free: prefilling one alone wastes the machine
 
 
@@ -105,7 +107,8 @@ def draw(
     if temperature == 0.0:
         tokens_B = logits_BV.argmax(-1)
         return tokens_B, logits_BV.log_softmax(-1).gather(1, tokens_B[:, None]).squeeze(1)
-    probs_BV = (logits_BV / temperature).softmax(-1)
+    likeliest_B1 = logits_BV.max(-1, keepdim=True).values  # so that the least temperature divides without overflow
+    probs_BV = ((logits_BV - likeliest_B1) / temperature).softmax(-1)
     if top_p < 1.0:
         probs_BV = nucleus(probs_BV, top_p)
     mass = probs_BV.cumsum(-1, dtype=torch.float64)
@@ -227,7 +230,7 @@ class _Work:
         rows = self.rows
         while (self.waiting or self.queue) and (not rows.n or rows.size - rows.n >= ADMIT * rows.size):
             if self.waiting is None:
-                part = [self.queue.pop() for _ in range(min(len(self.queue), max(1, (rows.size - rows.n) // self.k)))]
+                part = self._next(max(1, (rows.size - rows.n) // self.k))
                 prefilled = rows.decoder.prefill([self.prompts[i] for i in part])
                 self.waiting = _Waiting(*prefilled, part, [0] * len(part))
             for row, which in enumerate(self.waiting.prompts):
@@ -235,6 +238,11 @@ class _Work:
                     rows.enter(self.waiting, row, self.k, self.keys[which], self.prompts[which])
             if min(self.waiting.next) == self.k:
                 self.waiting = None
+
+    def _next(self, count: int) -> list[int]:
+        """Take up to `count` prompts from the queue, the longest first, of PREFILL tokens together."""
+        count = min(count, len(self.queue), max(1, PREFILL // len(self.prompts[self.queue[-1]])))
+        return [self.queue.pop() for _ in range(count)]
 
     def advance(self) -> None:
         """Draw one token for each row; answers that end with it leave, the others are stepped on."""
@@ -257,7 +265,7 @@ class _Work:
         self.on_token(which, sample, token)
         if self.stop(answer.tokens):
             answer.finish = "stop"
-        return answer.finish == "stop" or len(answer.tokens) == self.limits[which]
+        return answer.finish == "stop" or len(answer.tokens) >= self.limits[which]
 
 
 @torch.inference_mode()
@@ -289,6 +297,9 @@ def generate(
         raise UsageError(f"a prompt of {max(lengths)} tokens leaves no room in the model's context of {context}")
     if not all(lengths):
         raise UsageError("a prompt has no tokens, not even BOS; there is nothing to go on from")
+    if sampling.max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens {sampling.max_new_tokens}: an answer has one token at least")
+    assert len(keys) == len(prompts)
     answers = [[Completion() for _ in range(k)] for _ in prompts]
     if not answers:
         return answers
@@ -300,7 +311,7 @@ def generate(
     longest = max(length + limit for length, limit in zip(lengths, limits, strict=True))
     size = rows_for(longest, len(prompts) * k, batch_size, max_batch_tokens)
     rows = _Rows(Decoder(model, size, longest), size, model.config.vocab_size, sampling.repetition_penalty != 1.0)
-    queue = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
+    queue = sorted(range(len(prompts)), key=lengths.__getitem__)
     work = _Work(prompts, keys, limits, sampling, k, stop, on_token, rows, answers, queue)
     told = 0
     while work.done < len(prompts) * k:

@@ -14,6 +14,7 @@ from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
 from l2.model.transformer import KVCache, LanguageModel, ScalarModel
 
+TOGETHER = 2**15  # tokens read at once, with padding, unless one row alone has more: bounds the memory
 CHUNK = 2048  # rows of logits held at once
 SHARING = 0.75  # prefixes are shared where that leaves at most so many of the tokens to read
 
@@ -67,8 +68,9 @@ def by_length(
     if (longest := max(map(len, rows), default=0)) > context:
         raise UsageError(f"a text of {longest} tokens exceeds the model's context of {context}")
     scores = [0.0] * len(rows)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    size = max(1, min(batch_size, TOGETHER // max(1, longest)))
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
         for index, value in zip(part, score(part), strict=True):
             if not math.isfinite(value):
                 raise L2Error(f"the model gives {value} as a score; its weights are broken")

@@ -157,19 +157,21 @@ def test_first_tokens_over_many_prompts_follow_the_model(top_p):
     assert abs(pairs[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_greedy_text_is_transformers(kv_heads, tokenizer, tmp_path):
-    model = new_model(small_config(tokenizer.vocab_size, n_kv_heads=kv_heads)).eval()
+@pytest.mark.parametrize("shape", [{"n_kv_heads": 4}, {"n_kv_heads": 2}, {"n_kv_heads": 1}, {"tie_embeddings": True}])
+def test_greedy_text_is_transformers(shape, tokenizer, tmp_path):
+    """200 tokens, each the likeliest by transformers after those before it, which is its greedy text."""
+    model = new_model(small_config(tokenizer.vocab_size, max_seq_len=256, **shape)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(3.0)
     save_model(model, tmp_path, tokenizer)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    ours = generate(model, PROMPTS, KEYS, Sampling(temperature=0.0, max_new_tokens=20))
+    ours = generate(model, PROMPTS, KEYS, Sampling(temperature=0.0, max_new_tokens=200), eos_id=-1)
     for prompt, (answer,) in zip(PROMPTS, ours, strict=True):
-        x = torch.tensor([prompt])
-        out = theirs.generate(x, attention_mask=torch.ones_like(x), do_sample=False, max_new_tokens=20, pad_token_id=0)
-        assert answer.tokens == out[0, len(prompt) :].tolist()
+        assert len(answer.tokens) == 200
+        with torch.no_grad():
+            logits = theirs(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1]
+        assert answer.tokens == logits.argmax(-1).tolist()
 
 
 def test_a_draw_depends_on_seed_prompt_sample_and_position_alone():
