@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
 from l2.generate.decoder import Decoder
+from l2.model.config import ModelConfig
 from l2.model.transformer import KVCache, LanguageModel
 
 PREFILL = 2**14  # tokens of prompts read at once, with padding, unless one prompt alone has more: bounds the memory
@@ -268,9 +270,57 @@ class _Work:
         return answer.finish == "stop" or len(answer.tokens) >= self.limits[which]
 
 
+class Server(Protocol):
+    """What writes answers elsewhere, in a language model's place (`l2.generate.endpoint`)."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the model; answers end with its context."""
+        ...
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[int],
+        limits: Sequence[int],
+        sampling: Sampling,
+        k: int,
+        at_once: int,
+        hear: Callable[[int, int, Completion], None],
+    ) -> None:
+        """Call hear(prompt, sample, answer) for `k` answers to each prompt, of at most its limit, in any order."""
+        ...
+
+
+Sampler = LanguageModel | Server
+
+
+@dataclass
+class _Heard:
+    """Answers that were written elsewhere: each is cut where it ends, and told of."""
+
+    answers: list[list[Completion]]
+    stop: Stop
+    on_token: OnToken
+    on_progress: OnProgress
+    done: int = 0
+
+    def __call__(self, which: int, sample: int, answer: Completion) -> None:
+        tokens, k = answer.tokens, len(self.answers[which])
+        ends = (end for end in range(1, len(tokens) + 1) if self.stop(tokens[:end]))
+        if end := next(ends, 0):
+            answer = Completion(tokens[:end], answer.logprobs[:end], "stop")
+        self.answers[which][sample] = answer
+        for token in answer.tokens:
+            self.on_token(which, sample, token)
+        self.done += 1
+        if self.done % k == 0:
+            self.on_progress(self.done // k, len(self.answers), "")
+
+
 @torch.inference_mode()
 def generate(
-    model: LanguageModel,
+    model: Sampler,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[int],
     sampling: Sampling,
@@ -289,8 +339,9 @@ def generate(
     `max_batch_tokens` slots of the cache are all that may be asked for; memory is asked for before the first token.
     Each prompt is prefilled once for all its samples; an answer that has ended makes room for the next. An answer ends
     at EOS, or after a token for which `ended`, given the ids so far, is true (both "stop"), or at max_new_tokens or
-    the end of the model's context ("length"). on_token(prompt, sample, token) hears of each token.
-    Raises UsageError for a prompt that is empty or leaves no room, and L2Error when the model gives no numbers.
+    the end of the model's context ("length"). on_token(prompt, sample, token) hears of each token; of a Server's, when
+    the answer is there. Raises UsageError for a prompt that is empty or leaves no room, and for `max_batch_tokens`
+    with a Server, which has its own cache; L2Error when the model gives no numbers.
     """
     lengths, context = [len(prompt) for prompt in prompts], model.config.max_seq_len
     if max(lengths, default=0) >= context:
@@ -308,6 +359,14 @@ def generate(
         return tokens[-1] == eos_id or (ended is not None and ended(tokens))
 
     limits = [min(sampling.max_new_tokens, context - length) for length in lengths]
+    if not isinstance(model, LanguageModel):
+        if max_batch_tokens is not None:
+            raise UsageError(
+                "--max-batch-tokens bounds the cache of this machine, and the answers are written elsewhere"
+            )
+        heard = _Heard(answers, stop, on_token, on_progress)
+        model.answer(prompts, keys, limits, sampling, k, batch_size, heard)
+        return answers
     longest = max(length + limit for length, limit in zip(lengths, limits, strict=True))
     size = rows_for(longest, len(prompts) * k, batch_size, max_batch_tokens)
     rows = _Rows(Decoder(model, size, longest), size, model.config.vocab_size, sampling.repetition_penalty != 1.0)

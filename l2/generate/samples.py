@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
-from l2.generate.engine import Completion, Sampling, generate, prompt_key
+from l2.generate.engine import Completion, Sampler, Sampling, generate, prompt_key
 from l2.generate.scoring import last_scores
-from l2.model.transformer import LanguageModel, ScalarModel
+from l2.model.transformer import ScalarModel
 from l2.tokens.chat import check_messages, encode_dialog, encode_prompt, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ def _shifted(on_progress: OnProgress, before: int, total: int) -> OnProgress:
 
 
 def sample_answers(
-    model: LanguageModel,
+    model: Sampler,
     tokenizer: Tokenizer,
     records: Sequence[Record],
     rows: Sequence[list[int]],
