@@ -18,7 +18,7 @@ def tokenize(
     shard_tokens: Annotated[
         int, typer.Option("--shard-tokens", min=1, max=2**31 - 1, help="Tokens a shard at most, under 2^31 (ours).")
     ] = 100_000_000,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Threads; the bytes are the same for any number.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes; the bytes are the same for any number.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Turn documents into token shards: BOS, tokens, EOS of each. Prints the paths of the shards.
@@ -37,6 +37,6 @@ def tokenize(
     documents = read_records(files or (), required=["text"])
     with console.progress("documents") as progress:
         paths = write_shards(
-            documents, vocabulary, out, name, shard_tokens=shard_tokens, threads=jobs, on_progress=progress
+            documents, vocabulary, out, name, shard_tokens=shard_tokens, jobs=jobs, on_progress=progress
         )
     print(*paths, sep="\n")

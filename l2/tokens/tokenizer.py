@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import sentencepiece
 
 from l2.files.atomic import write_atomic
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
+from l2.tokens.cached import Encoder, make_encoder
 
 MODEL_FILE = "tokenizer.model"
 
@@ -80,6 +82,14 @@ class Tokenizer:
         """`encode` of every text, in order; the same for any number of threads."""
         ids: list[list[int]] = self._pieces.encode(list(texts), num_threads=threads)
         return ids
+
+    def encoder(self, dtype: np.dtype[Any]) -> Encoder:
+        """An encoder of many texts to bytes of `dtype`: the ids of `encode`, several times as fast."""
+        return make_encoder(self.model_bytes, dtype)
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
+        """How it gets to another process."""
+        return Tokenizer, (self.model_bytes,)
 
     def pieces(self) -> list[tuple[str, float]]:
         """Every piece with its score, in the order of ids."""

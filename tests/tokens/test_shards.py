@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,11 +28,22 @@ class Numbers:
     model_bytes: bytes = b"model"
     bos_id: int = 1
     eos_id: int = 2
-    threads: list[int] = field(default_factory=list)
 
-    def encode_batch(self, texts: list[str], threads: int = 1) -> list[list[int]]:
-        self.threads.append(threads)
-        return [[int(word) for word in text.split()] for text in texts]
+    def encoder(self, dtype: np.dtype) -> Words:
+        return Words(dtype)
+
+
+@dataclass
+class Words:
+    dtype: np.dtype
+
+    def parts(self, text: str, length: int) -> list[str]:
+        half = len(text) // 2 + 1
+        cut = text.find(" ", half)
+        return [text[:cut], text[cut:]] if cut > 0 else [text]
+
+    def encode(self, part: str) -> bytes:
+        return np.array([int(word) for word in part.split()], self.dtype).tobytes()
 
 
 def records(texts: list[str]) -> list[Record]:
@@ -93,7 +104,7 @@ def test_what_a_real_tokenizer_says(tokenizer, tmp_path):
     parts = [part for shard in shards for part in np.split(shard.tokens, documents(shard)[1:])]
     assert [tokenizer.decode(part.tolist()) for part in parts] == texts
     assert all(part[0] == 1 and part[-1] == 2 and not {1, 2} & set(part[1:-1].tolist()) for part in parts)
-    again = write_shards(records(texts), tokenizer, tmp_path / "b", shard_tokens=2000, threads=3)
+    again = write_shards(records(texts), tokenizer, tmp_path / "b", shard_tokens=2000, jobs=2)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     check_tokenizer(shards, tokenizer.sha256)
     for shard in shards:
@@ -185,8 +196,8 @@ def test_names_stay_in_their_directory(tmp_path, name):
         write_shards(records(["3"]), Numbers(1000), tmp_path / "out", name)
 
 
-def test_progress_counts_documents(tmp_path):
+def test_progress_counts_documents(tmp_path, monkeypatch):
     calls: list[tuple] = []
-    numbers = Numbers(1000)
-    write_shards(records(["3"] * 300), numbers, tmp_path, threads=2, on_progress=lambda *call: calls.append(call))
-    assert calls == [(256, None, ""), (300, None, "")] and numbers.threads == [2, 2]
+    monkeypatch.setattr("l2.tokens.shards.CHUNK", 100)
+    write_shards(records(["3"] * 300), Numbers(1000), tmp_path, on_progress=lambda *call: calls.append(call))
+    assert calls == [(100, None, ""), (200, None, ""), (300, None, "")]
