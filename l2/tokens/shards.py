@@ -49,34 +49,76 @@ CHUNK = 2**18  # characters encoded at once
 class Shard:
     """An opened shard. `tokens` [token_count] is mapped, not read.
 
-    A file of llm.c says nothing of its origin: `documents`, `bos_id` and `vocab_size` are 0, the hashes empty.
+    A file of llm.c, or a raw one, says nothing of its origin: `documents`, `bos_id` and `vocab_size` are 0, the
+    hashes empty.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Check the header against the file's size. Raises L2Error when the file is missing, BadInput when broken."""
+    def __init__(self, path: str | Path, raw_uint16: bool = False) -> None:
+        """Check the header against the file's size; `raw_uint16`: there is none, as in files of nanoGPT and llama2.c.
+
+        Raises L2Error when the file is missing, BadInput when it is broken.
+        """
         self.path = Path(path)
         if not self.path.is_file():
             raise L2Error(f"{path}: no such file")
-        words = np.fromfile(self.path, "<i4", HEADER_WORDS)
-        dtype = next((dtype for *form, dtype in FORMATS.values() if words[:2].tolist() == form), None)
-        if dtype is None or len(words) < HEADER_WORDS:
-            found = f"a file of {self.path.stat().st_size:,} bytes that starts with {words[:2].tolist()}"
-            raise BadInput(str(path), found, "a token shard (.bin)")
-        version, count = int(words[W_VERSION]), int(words[2])
-        if version not in (0, OUR_VERSION):
-            raise BadInput(str(path), f"header version {version}", f"{OUR_VERSION}; a newer l2 wrote it")
-        size, expected = self.path.stat().st_size, HEADER_BYTES + count * dtype.itemsize
-        if size != expected:
-            cut = " (truncated)" if size < expected else ""
-            raise BadInput(str(path), f"{size:,} bytes{cut}", f"{expected:,} for the {count:,} tokens in its header")
+        size = self.path.stat().st_size
+        if raw_uint16:
+            self.format, words, dtype, start = "raw uint16", np.zeros(HEADER_WORDS, "<i4"), FORMATS[2][2], 0
+            count, odd = divmod(size, 2)
+            if odd:
+                raise BadInput(str(path), f"{size:,} bytes", "an even number of them, two a token")
+        else:
+            words = np.fromfile(self.path, "<i4", HEADER_WORDS)
+            dtype, start, count = self._check(words, size), HEADER_BYTES, int(words[2])
+            self.format = "l2" if words[W_VERSION] else "llm.c"
+        ours = self.format == "l2"
         self.token_count = count
         self.documents, self.bos_id, self.vocab_size = (int(words[w]) for w in (W_DOCUMENTS, W_BOS, W_VOCAB))
-        self.tokenizer_sha256 = words[W_TOKENIZER].tobytes().hex() if version else ""
-        self.checksum = words[W_CHECKSUM].tobytes()[::-1].hex() if version else ""
+        self.tokenizer_sha256 = words[W_TOKENIZER].tobytes().hex() if ours else ""
+        self.checksum = words[W_CHECKSUM].tobytes()[::-1].hex() if ours else ""
         # An empty range of a file can't be mapped.
-        self.tokens: np.ndarray = (
-            np.memmap(self.path, dtype, "r", HEADER_BYTES, (count,)) if count else np.empty(0, dtype)
-        )
+        self.tokens: np.ndarray = np.memmap(self.path, dtype, "r", start, (count,)) if count else np.empty(0, dtype)
+
+    def _check(self, words: np.ndarray, size: int) -> np.dtype[Any]:
+        """The tokens' type, of a file of `size` bytes with the header `words`."""
+        dtype = next((dtype for *form, dtype in FORMATS.values() if words[:2].tolist() == form), None)
+        if dtype is None or len(words) < HEADER_WORDS:
+            found = f"a file of {size:,} bytes that starts with {words[:2].tolist()}"
+            raise BadInput(str(self.path), found, "a token shard (.bin)")
+        version, count = int(words[W_VERSION]), int(words[2])
+        if version not in (0, OUR_VERSION):
+            raise BadInput(str(self.path), f"header version {version}", f"{OUR_VERSION}; a newer l2 wrote it")
+        if size != (expected := HEADER_BYTES + count * dtype.itemsize):
+            cut = " (truncated)" if size < expected else ""
+            found = f"{size:,} bytes{cut}"
+            raise BadInput(str(self.path), found, f"{expected:,} for the {count:,} tokens in its header")
+        return dtype
+
+    def header(self) -> dict[str, Any]:
+        """What the file says of itself, for people and JSON; what it does not say is None."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "dtype": self.tokens.dtype.name,
+            "tokens": self.token_count,
+            "documents": self.documents or None,
+            "bos_id": self.bos_id or None,
+            "vocab_size": self.vocab_size or None,
+            "tokenizer_sha256": self.tokenizer_sha256 or None,
+            "checksum": self.checksum or None,
+        }
+
+    def excerpt(self, tokenizer: Tokenizer, first: int, last: int) -> dict[str, Any]:
+        """Tokens `first` to `last` (excluded): {range, ids, texts}, a text for each document they touch.
+
+        Raises UsageError for a range that holds none.
+        """
+        if not 0 <= first < min(last, self.token_count):
+            raise UsageError(f"{self.path}: no tokens {first:,} to {last:,}, of {self.token_count:,}")
+        ids = self.tokens[first:last].astype(np.int64)
+        starts = np.flatnonzero(ids == tokenizer.bos_id)
+        texts = [tokenizer.decode(part.tolist()) for part in np.split(ids, starts[starts > 0])]
+        return {"range": [first, first + len(ids)], "ids": ids.tolist(), "texts": texts}
 
     def verify(self, vocab_size: int) -> str:
         """Read all tokens; returns their checksum.

@@ -170,6 +170,49 @@ def test_files_of_llm_c(tmp_path, magic, version, kind):
         documents(shard)
 
 
+def test_files_without_a_header(tmp_path):
+    """nanoGPT writes uint16 with numpy's tofile, and nothing else."""
+    path = tmp_path / "train.bin"
+    np.array([1, 5962, 2, 65535], dtype=np.uint16).tofile(path)
+    shard = Shard(path, raw_uint16=True)
+    assert shard.tokens.tolist() == [1, 5962, 2, 65535] and shard.header()["format"] == "raw uint16"
+    with pytest.raises(BadInput, match="found the id 65535"):
+        shard.verify(32000)
+    with pytest.raises(BadInput, match="expected a token shard"):
+        Shard(path)
+    path.write_bytes(b"abc")
+    with pytest.raises(BadInput, match="found 3 bytes; expected an even number"):
+        Shard(path, raw_uint16=True)
+    path.write_bytes(b"")
+    assert Shard(path, raw_uint16=True).token_count == 0
+
+
+def test_one_process_writes_a_name(tmp_path):
+    def documents_while_another_writes():
+        yield from records(["3"])
+        with pytest.raises(L2Error, match=r"train-\*\.bin: another process"):
+            write_shards(records(["5"]), Numbers(1000), tmp_path)
+        write_shards(records(["6"]), Numbers(1000), tmp_path, "val")
+
+    (path,) = write_shards(documents_while_another_writes(), Numbers(1000), tmp_path)
+    assert Shard(path).tokens.tolist() == [1, 3, 2] and Shard(tmp_path / "val-00000.bin").tokens.tolist() == [1, 6, 2]
+
+
+def test_text_that_is_no_text(tokenizer, tmp_path):
+    with pytest.raises(BadInput, match=r"docs\.jsonl:1: found half a surrogate pair"):
+        write_shards(records(["a\ud800"]), tokenizer, tmp_path)
+
+
+def test_a_long_document_is_cut_for_its_workers(tokenizer, tmp_path, monkeypatch):
+    """Its ids are those of the whole, wherever it is cut."""
+    monkeypatch.setattr("l2.tokens.shards.CHUNK", 50)
+    texts = ["\n".join(sentences(60)), "", " " * 300, "漢字" * 100]
+    (path,) = write_shards(records(texts), tokenizer, tmp_path, jobs=2)
+    shard = Shard(path)
+    parts = np.split(shard.tokens, documents(shard)[1:])
+    assert [part.tolist() for part in parts] == [[1, *tokenizer.encode(text), 2] for text in texts]
+
+
 def test_a_run_that_fails_leaves_what_was_there(tmp_path):
     before = write_shards(records(["3"] * 9), Numbers(1000), tmp_path, shard_tokens=9)
     other = [
