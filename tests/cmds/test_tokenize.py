@@ -154,6 +154,29 @@ def test_the_same_model_from_files_and_pipes(l2, docs, tmp_path):
     assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
 
 
+def test_a_sample_and_its_report(l2, docs, model, tmp_path):
+    common = ["--vocab-size", 320, "--sample-bytes", 9000, "--seed", 1]
+    halves = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    lines = docs.read_bytes().splitlines(keepends=True)
+    for half, part in zip(halves, (lines[:100], lines[100:]), strict=True):
+        half.write_bytes(b"".join(part))
+    report = ["--report", tmp_path / "r.json", "--reference", model]
+    status, _, err = l2("tok-train", docs, *common, "-o", tmp_path / "whole", *report)
+    assert status == 0 and "learning from 8,9" in err and "characters a token" in err
+    assert l2("tok-train", *halves, *common, "-o", tmp_path / "halves")[0] == 0
+    assert l2("tok-train", docs, *common[:-1], 2, "-o", tmp_path / "other")[0] == 0
+    whole, cut, other = ((tmp_path / name).read_bytes() for name in ("whole", "halves", "other"))
+    assert whole == cut != other
+    found = json.loads((tmp_path / "r.json").read_text())
+    trained, reference = (found["tokenizers"][name] for name in ("trained", "reference"))
+    assert found["sample"]["bytes"] <= 9000 < found["sample"]["bytes_read"] and found["sample"]["seed"] == 1
+    assert (trained["pieces"], reference["pieces"]) == (320, 380) and trained["digits_split"]
+    assert trained["all"]["lines"] == trained["all"]["round_trips"] == found["sample"]["lines"]
+    assert reference["all"]["characters_per_token"] > trained["all"]["characters_per_token"] > 1
+    status, _, err = l2("tok-train", docs, *common, "--reference", model, "-o", tmp_path / "x")
+    assert status == 2 and "--reference goes with --report" in err
+
+
 @pytest.mark.parametrize(
     "argv, stdin, status, sentence",
     [
