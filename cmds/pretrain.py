@@ -45,6 +45,9 @@ def pretrain(
     cross_document: Annotated[
         bool, typer.Option("--cross-document", help="Let documents in one window see one another.")
     ] = False,
+    raw_uint16: Annotated[
+        bool, typer.Option("--raw-uint16", help="The shards have no header: nanoGPT's and llama2.c's .bin.")
+    ] = False,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
@@ -72,8 +75,8 @@ def pretrain(
     from l2.train.schedule import warmup_of
 
     console = Console("pretrain", quiet)
-    data = [Shard(path) for path in expand(shards)]
-    held_out = [Shard(path) for path in expand(val_shards or ())]
+    data = [Shard(path, raw_uint16) for path in expand(shards)]
+    held_out = [Shard(path, raw_uint16) for path in expand(val_shards or ())]
     vocabulary = _tokenizer(tokenizer, data)
     check_tokenizer([*data, *held_out], vocabulary.sha256)
     hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,11 +28,22 @@ class Numbers:
     model_bytes: bytes = b"model"
     bos_id: int = 1
     eos_id: int = 2
-    threads: list[int] = field(default_factory=list)
 
-    def encode_batch(self, texts: list[str], threads: int = 1) -> list[list[int]]:
-        self.threads.append(threads)
-        return [[int(word) for word in text.split()] for text in texts]
+    def encoder(self, dtype: np.dtype) -> Words:
+        return Words(dtype)
+
+
+@dataclass
+class Words:
+    dtype: np.dtype
+
+    def parts(self, text: str, length: int) -> list[str]:
+        half = len(text) // 2 + 1
+        cut = text.find(" ", half)
+        return [text[:cut], text[cut:]] if cut > 0 else [text]
+
+    def encode(self, part: str) -> bytes:
+        return np.array([int(word) for word in part.split()], self.dtype).tobytes()
 
 
 def records(texts: list[str]) -> list[Record]:
@@ -93,7 +104,7 @@ def test_what_a_real_tokenizer_says(tokenizer, tmp_path):
     parts = [part for shard in shards for part in np.split(shard.tokens, documents(shard)[1:])]
     assert [tokenizer.decode(part.tolist()) for part in parts] == texts
     assert all(part[0] == 1 and part[-1] == 2 and not {1, 2} & set(part[1:-1].tolist()) for part in parts)
-    again = write_shards(records(texts), tokenizer, tmp_path / "b", shard_tokens=2000, threads=3)
+    again = write_shards(records(texts), tokenizer, tmp_path / "b", shard_tokens=2000, jobs=2)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     check_tokenizer(shards, tokenizer.sha256)
     for shard in shards:
@@ -159,6 +170,49 @@ def test_files_of_llm_c(tmp_path, magic, version, kind):
         documents(shard)
 
 
+def test_files_without_a_header(tmp_path):
+    """nanoGPT writes uint16 with numpy's tofile, and nothing else."""
+    path = tmp_path / "train.bin"
+    np.array([1, 5962, 2, 65535], dtype=np.uint16).tofile(path)
+    shard = Shard(path, raw_uint16=True)
+    assert shard.tokens.tolist() == [1, 5962, 2, 65535] and shard.header()["format"] == "raw uint16"
+    with pytest.raises(BadInput, match="found the id 65535"):
+        shard.verify(32000)
+    with pytest.raises(BadInput, match="expected a token shard"):
+        Shard(path)
+    path.write_bytes(b"abc")
+    with pytest.raises(BadInput, match="found 3 bytes; expected an even number"):
+        Shard(path, raw_uint16=True)
+    path.write_bytes(b"")
+    assert Shard(path, raw_uint16=True).token_count == 0
+
+
+def test_one_process_writes_a_name(tmp_path):
+    def documents_while_another_writes():
+        yield from records(["3"])
+        with pytest.raises(L2Error, match=r"train-\*\.bin: another process"):
+            write_shards(records(["5"]), Numbers(1000), tmp_path)
+        write_shards(records(["6"]), Numbers(1000), tmp_path, "val")
+
+    (path,) = write_shards(documents_while_another_writes(), Numbers(1000), tmp_path)
+    assert Shard(path).tokens.tolist() == [1, 3, 2] and Shard(tmp_path / "val-00000.bin").tokens.tolist() == [1, 6, 2]
+
+
+def test_text_that_is_no_text(tokenizer, tmp_path):
+    with pytest.raises(BadInput, match=r"docs\.jsonl:1: found half a surrogate pair"):
+        write_shards(records(["a\ud800"]), tokenizer, tmp_path)
+
+
+def test_a_long_document_is_cut_for_its_workers(tokenizer, tmp_path, monkeypatch):
+    """Its ids are those of the whole, wherever it is cut."""
+    monkeypatch.setattr("l2.tokens.shards.CHUNK", 50)
+    texts = ["\n".join(sentences(60)), "", " " * 300, "漢字" * 100]
+    (path,) = write_shards(records(texts), tokenizer, tmp_path, jobs=2)
+    shard = Shard(path)
+    parts = np.split(shard.tokens, documents(shard)[1:])
+    assert [part.tolist() for part in parts] == [[1, *tokenizer.encode(text), 2] for text in texts]
+
+
 def test_a_run_that_fails_leaves_what_was_there(tmp_path):
     before = write_shards(records(["3"] * 9), Numbers(1000), tmp_path, shard_tokens=9)
     other = [
@@ -185,8 +239,8 @@ def test_names_stay_in_their_directory(tmp_path, name):
         write_shards(records(["3"]), Numbers(1000), tmp_path / "out", name)
 
 
-def test_progress_counts_documents(tmp_path):
+def test_progress_counts_documents(tmp_path, monkeypatch):
     calls: list[tuple] = []
-    numbers = Numbers(1000)
-    write_shards(records(["3"] * 300), numbers, tmp_path, threads=2, on_progress=lambda *call: calls.append(call))
-    assert calls == [(256, None, ""), (300, None, "")] and numbers.threads == [2, 2]
+    monkeypatch.setattr("l2.tokens.shards.CHUNK", 100)
+    write_shards(records(["3"] * 300), Numbers(1000), tmp_path, on_progress=lambda *call: calls.append(call))
+    assert calls == [(100, None, ""), (200, None, ""), (300, None, "")]
