@@ -18,12 +18,12 @@ from typing import Any
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
+from l2.files.parallel import ordered_map
 from l2.files.progress import OnProgress, ignore
 from l2.text.demographics import AMBIGUOUS, PRONOUNS, load_descriptors
 from l2.text.language import load_identifier
 from l2.text.terms import Terms, Words
 from l2.text.toxicity import TOXIC, Score, by_model, by_words, load_words
-from l2.text.workers import in_order
 
 ENGLISH, UNKNOWN = "en", "unknown"
 EDGES = [i / 10 for i in range(1, 10)]  # of the histogram of toxicity; one of them is TOXIC
@@ -182,7 +182,7 @@ def audit_documents(
     make = partial(Auditor, settings) if jobs > 1 else lambda: auditor
     total: Tally = Counter()
     sources: set[str] = set()
-    for part in in_order(make, _chunks(items), jobs):
+    for part in ordered_map(make, _chunks(items), jobs):
         _add(total, part, sources)
         on_progress(total["documents",] + ledger.total, None, f"{ledger.total:,} rejected")
     return report_of(total, settings, list(auditor.axes), ledger.total)
