@@ -136,7 +136,7 @@ def prefill(ours: Models, theirs: Models) -> dict[str, Run]:
     return runs
 
 
-def best_of(ours: Models, theirs: Models, questions: int = 32, k: int = 8) -> dict[str, Run]:
+def best_of(ours: Models, theirs: Models, questions: int = 8, k: int = 8) -> dict[str, Run]:
     """K samples to each prompt, all scored by a reward model of the policy's size: answers a second."""
     given = prompts(ours["fp32"].config, questions)
     reward = scalar_from(ours["fp32"]).eval()
