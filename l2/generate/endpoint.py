@@ -38,12 +38,13 @@ class Http:
     def __init__(self, url: str) -> None:
         """`url` with or without /v1 at its end. Raises UsageError for one that is no http or https URL."""
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
-        parts = urlsplit(self.url)
         try:
+            parts = urlsplit(self.url)
             self._address = parts.hostname or "", parts.port
-        except ValueError:  # the port is no number
-            self._address = "", None
-        if parts.scheme not in ("http", "https") or not self._address[0] or parts.query or "@" in parts.netloc:
+            fit = parts.scheme in ("http", "https") and parts.hostname and not parts.query and "@" not in parts.netloc
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            fit = False
+        if not fit:
             raise UsageError(f"--endpoint {url}: write http://HOST:PORT, and a key into OPENAI_API_KEY")
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._path = parts.path
@@ -222,8 +223,7 @@ def read_answer(reply: Any, tokenizer: Tokenizer, vocab_size: int, where: str = 
         tokens, values = continuation_ids(tokenizer, text), []  # they may not be the tokens that were counted
     elif not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
         raise L2Error(f"{where}: gives ids that are not all below {vocab_size:,}; its tokenizer is not --model's")
-    elif max(tokens, default=0) < tokenizer.vocab_size and _letters(tokenizer.decode(tokens)) != _letters(text):
-        ours = tokenizer.decode(tokens)
+    elif max(tokens, default=0) < tokenizer.vocab_size and not _alike(ours := tokenizer.decode(tokens), text):
         raise L2Error(f"{where}: its tokenizer is not --model's: {text!r:.60} there is {ours!r:.60} here")
     if finish not in ("stop", "length"):
         raise ValueError(f"finish_reason {finish!r}")
@@ -235,9 +235,13 @@ def read_answer(reply: Any, tokenizer: Tokenizer, vocab_size: int, where: str = 
     return Completion(tokens, logs, finish)
 
 
-def _letters(text: str) -> str:
-    """`text` without what servers write in their own ways: spaces, and bytes that are no character."""
-    return "".join(text.replace("\N{REPLACEMENT CHARACTER}", "").split())
+def _alike(ours: str, theirs: str) -> bool:
+    """Whether two texts may be of the same ids: but for spaces, and not told where bytes are no character.
+
+    In a run of bytes that is no UTF-8, SentencePiece keeps the characters it finds and Hugging Face none.
+    """
+    broken = "\N{REPLACEMENT CHARACTER}" in ours + theirs
+    return broken or "".join(ours.split()) == "".join(theirs.split())
 
 
 def continuation_ids(tokenizer: Tokenizer, text: str) -> list[int]:
