@@ -9,7 +9,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Overwrite, Quiet
-from l2.files.atomic import atomic_dir
+from l2.files.atomic import atomic_dir, atomic_file
 from l2.files.errors import L2Error, UsageError
 
 if TYPE_CHECKING:
@@ -52,33 +52,44 @@ def convert(
     import orjson
 
     from l2.model.checkpoint import load_language_model, save_model
-    from l2.model.convert import prove, read_llama2c, read_meta, write_llama2c, write_llama2c_tokenizer, write_meta
+    from l2.model.convert import (
+        MetaModel,
+        open_llama2c,
+        open_meta,
+        prove,
+        write_llama2c,
+        write_llama2c_tokenizer,
+        write_meta,
+    )
 
     console = Console("convert", quiet)
     target = Path(out)
-    if target.exists() and not overwrite:
-        raise UsageError(f"{out} exists; choose another place or give --overwrite")
-    model = read_meta(source, max_seq_len=context) if _is_meta(source) else load_language_model(source, dtype=None)
+    beside = target.parent / "tokenizer.bin"
+    places = [target] if to in ("hf", "meta") else [target, beside]
+    if places == [beside, beside]:
+        raise UsageError(f"{out} is the name of the tokenizer's file; choose another for the model's")
+    for place in places:
+        if place.exists() and not overwrite:
+            raise UsageError(f"{place} exists; choose another place or give --overwrite")
+    stored = open_meta(source, max_seq_len=context) if _is_meta(source) else load_language_model(source, dtype=None)
+    model = stored.ours(source) if isinstance(stored, MetaModel) else stored
     vocabulary = _find_tokenizer(source, tokenizer)
     console.say(f"{source}: {model.config.parameters:,} parameters in {str(model.dtype).removeprefix('torch.')}")
 
-    if to in ("hf", "meta"):
+    if to == "hf":
         with atomic_dir(target) as directory:
-            if to == "hf":
-                save_model(model, directory, vocabulary)
-                written = load_language_model(directory)
-            else:
-                write_meta(model, directory, vocabulary, parts=parts)
-                written = read_meta(directory, max_seq_len=model.config.max_seq_len)
-            proof = _check(prove(model, written), threshold)
+            save_model(model, directory, vocabulary)
+            proof = _check(prove(stored, load_language_model(directory)), threshold)
+    elif to == "meta":
+        with atomic_dir(target) as directory:
+            write_meta(model, directory, vocabulary, parts=parts)
+            written = open_meta(directory, max_seq_len=model.config.max_seq_len)
+            proof = _check(prove(stored, written), threshold)
     else:
-        write_llama2c(model, target, version=0 if to == "llama2.c-v0" else 1)
-        try:
-            proof = _check(prove(model, read_llama2c(target)), threshold)
-        except L2Error:
-            target.unlink()
-            raise
-        write_llama2c_tokenizer(vocabulary, target.with_name("tokenizer.bin"))
+        with atomic_file(target) as file, atomic_file(beside) as pieces:
+            write_llama2c(model, file.name, version=0 if to == "llama2.c-v0" else 1)
+            write_llama2c_tokenizer(vocabulary, pieces.name)
+            proof = _check(prove(stored, open_llama2c(file.name)), threshold)
     print(orjson.dumps(proof).decode())
 
 

@@ -79,7 +79,7 @@ def load_config(directory: str | Path) -> tuple[ModelConfig, bool]:
     path = Path(directory) / "config.json"
     fields = read_json(path)
     architectures = fields.get("architectures") or ["LlamaForCausalLM"]
-    if architectures[0] not in ("LlamaForCausalLM", SCALAR_ARCHITECTURE):
+    if not isinstance(architectures, list) or architectures[0] not in ("LlamaForCausalLM", SCALAR_ARCHITECTURE):
         raise BadInput(str(path), f"architectures = {architectures}", f"LlamaForCausalLM or {SCALAR_ARCHITECTURE}")
     return config_from_hf(fields, str(path)), architectures[0] == SCALAR_ARCHITECTURE
 
@@ -92,12 +92,17 @@ def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> N
 
 
 def weight_files(directory: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint, one or as many as its index names. Raises L2Error when missing."""
+    """The safetensors files of a checkpoint, one or as many as its index names.
+
+    Raises L2Error when one is missing, and BadInput for an index that names none.
+    """
     directory = Path(directory)
-    if (directory / INDEX).exists():
-        names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
-    else:
-        names = [WEIGHTS]
+    names = [WEIGHTS]
+    if (index := directory / INDEX).exists():
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise BadInput(str(index), "no such field 'weight_map'", "weight_map, the file of each weight by its name")
+        names = sorted(set(files.values()))
     for name in names:
         if not (directory / name).exists():
             raise L2Error(f"{directory / name}: no such file; the checkpoint is not whole")

@@ -24,6 +24,12 @@ class RopeScaling:
     high: float = 4.0
     original_context: int = 8192
 
+    def __post_init__(self) -> None:
+        if not self.factor > 0:
+            raise ValueError(f"a rope factor of {self.factor}")
+        if not 0 < self.low < self.high or self.original_context < 1:
+            raise ValueError(f"rope waves from {self.low} to {self.high} in a context of {self.original_context}")
+
     def to_hf(self) -> dict[str, Any]:
         """What config.json says of it."""
         told: dict[str, Any] = {"rope_type": self.kind, "factor": self.factor}
@@ -35,7 +41,10 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Every number that shapes a Llama 2 transformer. Defaults are the paper's where it gives one."""
+    """Every number that shapes a Llama 2 transformer. Defaults are the paper's where it gives one.
+
+    Raises ValueError, naming the field, for numbers of which no transformer can be built.
+    """
 
     vocab_size: int
     dim: int
@@ -51,6 +60,12 @@ class ModelConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            numeric, may_be_zero = type(value) in (int, float), field in ("n_layers", "norm_eps")  # no layers: a bigram
+            if numeric and not (value > 0 or (value == 0 and may_be_zero)):
+                raise ValueError(f"{field} {value}, which is too small")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim}, of which rotary embeddings can't make pairs")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
 
@@ -101,16 +116,34 @@ class ModelConfig:
 # What each field must be for this core to be exact; anything else is refused by name.
 _FIXED = {
     "model_type": ("llama",),
-    "hidden_act": ("silu",),
+    "hidden_act": ("silu", "swish"),  # two names of one function
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "sliding_window": (None,),
+    "partial_rotary_factor": (1.0, None),
 }
+
+
+def _check_fixed(fields: Mapping[str, Any], where: str) -> None:
+    for field, allowed in _FIXED.items():
+        if fields.get(field, allowed[0]) not in allowed:
+            raise BadInput(where, f"{field} = {fields[field]!r}", f"{field} = {allowed[0]!r}")
+
+
+def size_of(fields: Mapping[str, Any], field: str, where: str, default: int | None = None, *, least: int = 1) -> int:
+    """A field that counts something; `default` where it is missing or null. Raises BadInput, naming the field."""
+    value = default if fields.get(field) is None else fields[field]
+    if value is None:
+        raise BadInput(where, f"no field {field!r}", "the shape of a Llama")
+    if type(value) is not int or value < least:
+        raise BadInput(where, f"{field} = {value!r}", f"{field} as an integer of at least {least}")
+    return value
 
 
 def _rope(hf: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
     """Theta and scaling from either spelling (transformers 4: rope_theta, rope_scaling; 5: rope_parameters)."""
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    _check_fixed({"partial_rotary_factor": rope.get("partial_rotary_factor")}, where)  # where transformers 5 has it
     theta = float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
@@ -127,21 +160,19 @@ def _rope(hf: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]
 
 def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
     """Read config.json. Raises BadInput, naming the field, for a model that this core would not compute exactly."""
-    for field, allowed in _FIXED.items():
-        if hf.get(field, allowed[0]) not in allowed:
-            raise BadInput(where, f"{field} = {hf[field]!r}", f"{field} = {allowed[0]!r}")
+    _check_fixed(hf, where)
+    heads, dim = size_of(hf, "num_attention_heads", where), size_of(hf, "hidden_size", where)
     try:
-        heads = int(hf["num_attention_heads"])
         theta, scaling = _rope(hf, where)
         return ModelConfig(
-            vocab_size=int(hf["vocab_size"]),
-            dim=int(hf["hidden_size"]),
-            n_layers=int(hf["num_hidden_layers"]),
+            vocab_size=size_of(hf, "vocab_size", where),
+            dim=dim,
+            n_layers=size_of(hf, "num_hidden_layers", where, least=0),
             n_heads=heads,
-            n_kv_heads=int(hf.get("num_key_value_heads") or heads),
-            head_dim=int(hf.get("head_dim") or hf["hidden_size"] // heads),
-            ffn_dim=int(hf["intermediate_size"]),
-            max_seq_len=int(hf.get("max_position_embeddings", 2048)),
+            n_kv_heads=size_of(hf, "num_key_value_heads", where, heads),
+            head_dim=size_of(hf, "head_dim", where, dim // heads),
+            ffn_dim=size_of(hf, "intermediate_size", where),
+            max_seq_len=size_of(hf, "max_position_embeddings", where, 2048),
             norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
             rope_theta=theta,
             rope_scaling=scaling,
@@ -149,5 +180,5 @@ def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelCo
         )
     except KeyError as missing:
         raise BadInput(where, f"no field {missing}", "the keys of a LlamaForCausalLM config") from None
-    except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(where, str(error), "a Llama shape") from None

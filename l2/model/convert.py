@@ -2,15 +2,17 @@
 
 Meta turns neighbouring channels of a head (2i, 2i + 1) where Hugging Face turns (i, i + C/2): the rows of the query
 and key products stand in another order, and nothing else differs but names. Everything here moves weights without
-arithmetic, so a round trip is exact to the bit.
+arithmetic, so a round trip is exact to the bit. A proof computes with the tensors as they stand in the files, in the
+order that their own programs expect: a wrong order can't hide behind a reader that undoes it.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -19,12 +21,14 @@ import numpy as np
 import orjson
 import torch
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from l2.files.atomic import atomic_file, write_atomic
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.model.checkpoint import load_weights, model_tensors, read_json
-from l2.model.config import ModelConfig
-from l2.model.transformer import LanguageModel, frequencies
+from l2.model.config import ModelConfig, size_of
+from l2.model.transformer import LanguageModel, attend, frequencies
 from l2.tokens.tokenizer import Tokenizer
 
 PARAMS = "params.json"
@@ -76,15 +80,67 @@ def neighbours(weight: Tensor, heads: int) -> Tensor:
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
+class MetaModel(NamedTuple):
+    """A model as Meta's and llama2.c's files hold it: weights under Meta's names, a pair of channels side by side."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+
+    def ours(self, where: str) -> LanguageModel:
+        """The same model in our order of channels. Raises BadInput, about `where`, for weights that do not fit."""
+        tensors = {
+            ours: halves(self.weights[meta], heads) if heads else self.weights[meta]
+            for meta, ours, _, heads in weights_of(self.config)
+        }
+        return load_weights(LanguageModel, self.config, tensors, where)
+
+
+def meta_logits(model: MetaModel, tokens_BT: Tensor) -> Tensor:
+    """Token ids [B, T] to logits [B, T, V], turning channels (2i, 2i + 1) of each head.
+
+    Meta's reference code (llama/model.py: apply_rotary_emb, Attention, FeedForward), with reals for complex numbers.
+    """
+    (B, T), config, weights = tokens_BT.shape, model.config, model.weights
+    angles_TC = torch.outer(torch.arange(T).float(), frequencies(config))
+    cos, sin = angles_TC.cos(), angles_TC.sin()
+    mask = torch.ones(T, T, dtype=torch.bool).tril()[None, None]
+
+    def norm(x_BTD: Tensor, name: str) -> Tensor:
+        scale = torch.rsqrt(x_BTD.square().mean(-1, keepdim=True) + config.norm_eps)
+        return x_BTD * scale * weights[f"{name}.weight"]
+
+    def times(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"])
+
+    def heads(x: Tensor) -> Tensor:
+        return x.view(B, T, -1, config.head_dim).transpose(1, 2)
+
+    def turned(x_BHTC: Tensor) -> Tensor:
+        first, second = x_BHTC[..., 0::2], x_BHTC[..., 1::2]
+        # q·k is the same in any order that both share; in this one it also rounds as ours does
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+    x = weights["tok_embeddings.weight"][tokens_BT]
+    for at in (f"layers.{layer}" for layer in range(config.n_layers)):
+        h = norm(x, f"{at}.attention_norm")
+        q, k, v = (heads(times(h, f"{at}.attention.{name}")) for name in ("wq", "wk", "wv"))
+        out = attend(turned(q), turned(k), v, mask)
+        x = x + times(out.transpose(1, 2).reshape(B, T, -1), f"{at}.attention.wo")
+        h = norm(x, f"{at}.ffn_norm")
+        gated = F.silu(times(h, f"{at}.feed_forward.w1")) * times(h, f"{at}.feed_forward.w3")
+        x = x + times(gated, f"{at}.feed_forward.w2")
+    return times(norm(x, "norm"), "output")
+
+
 def _joined(parts: list[Tensor], weight: Weight, full: tuple[int, ...], where: str) -> Tensor:
-    """The parts of a model-parallel group as one weight of shape `full`."""
+    """The parts of a model-parallel group as one weight of shape `full`, in Meta's order of channels."""
     axis = weight.axis
     if weight.meta.startswith("tok_embeddings") and parts[0].shape[1] == full[1]:
         axis = 0
     whole = parts[0] if axis is None else torch.cat(parts, dim=axis)
     if tuple(whole.shape) != full:
         raise BadInput(where, f"{weight.meta} of shape {list(whole.shape)}", f"{list(full)}, as {PARAMS} says")
-    return halves(whole, weight.heads) if weight.heads else whole
+    return whole
 
 
 def _open_part(path: Path) -> dict[str, Tensor]:
@@ -108,28 +164,29 @@ def _meta_config(directory: Path, parts: list[dict[str, Tensor]], max_seq_len: i
             raise BadInput(str(directory), f"no weight {min(missing)!r} in a part", "the weights of a Llama")
     embedding = parts[0]["tok_embeddings.weight"]
     words = sum(part["tok_embeddings.weight"].shape[0] for part in parts)
+    dim, heads = size_of(params, "dim", where), size_of(params, "n_heads", where)
     try:
-        dim = int(params["dim"])
         return ModelConfig(
             vocab_size=embedding.shape[0] if embedding.shape[1] < dim else words,
             dim=dim,
-            n_layers=int(params["n_layers"]),
-            n_heads=int(params["n_heads"]),
-            n_kv_heads=int(params.get("n_kv_heads") or params["n_heads"]),
-            head_dim=dim // int(params["n_heads"]),
+            n_layers=size_of(params, "n_layers", where),
+            n_heads=heads,
+            n_kv_heads=size_of(params, "n_kv_heads", where, heads),
+            head_dim=dim // heads,
             ffn_dim=sum(part["layers.0.feed_forward.w1.weight"].shape[0] for part in parts),
             max_seq_len=max_seq_len,
             norm_eps=float(params.get("norm_eps", 1e-5)),
             rope_theta=float(params.get("rope_theta", 10000.0)),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadInput(where, f"no field {error}", "the params.json of a Llama") from None
+    except (TypeError, ValueError) as error:
+        raise BadInput(where, str(error), "the params.json of a Llama") from None
 
 
-def read_meta(directory: str | Path, *, max_seq_len: int = 4096) -> LanguageModel:
-    """The model of a directory with params.json and consolidated.*.pth, split among any number of parts.
+def open_meta(directory: str | Path, *, max_seq_len: int = 4096) -> MetaModel:
+    """What a directory with params.json and consolidated.*.pth holds, split among any number of parts.
 
-    Only tensors are ever read from the .pth files (weights_only). They do not tell the context: `max_seq_len`.
+    Only tensors are ever read from the .pth files (weights_only). They do not tell the context: `max_seq_len`. Nor do
+    they tell tied embeddings, as the head is always written: one that equals the embedding is taken for tied.
     Raises L2Error for a missing file and BadInput for one that is no Llama of Meta's.
     """
     directory = Path(directory)
@@ -140,14 +197,19 @@ def read_meta(directory: str | Path, *, max_seq_len: int = 4096) -> LanguageMode
     config = _meta_config(directory, parts, max_seq_len)
     with torch.device("meta"):
         shapes = {name: tuple(weight.shape) for name, weight in LanguageModel(config).state_dict().items()}
-    tensors = {}
+    weights = {}
     for weight in weights_of(config):
         if missing := [path for path, part in zip(paths, parts, strict=True) if weight.meta not in part]:
             raise BadInput(str(missing[0]), f"no weight {weight.meta!r}", "every weight of the model")
         there = [part[weight.meta] for part in parts]
-        tensors[weight.ours] = _joined(there, weight, shapes[weight.ours], str(directory))
-    tied = torch.equal(tensors["model.embed_tokens.weight"], tensors["lm_head.weight"])
-    return load_weights(LanguageModel, replace(config, tie_embeddings=tied), tensors, str(directory))
+        weights[weight.meta] = _joined(there, weight, shapes[weight.ours], str(directory))
+    tied = torch.equal(weights["tok_embeddings.weight"], weights["output.weight"])
+    return MetaModel(replace(config, tie_embeddings=tied), weights)
+
+
+def read_meta(directory: str | Path, *, max_seq_len: int = 4096) -> LanguageModel:
+    """`open_meta` in our order of channels."""
+    return open_meta(directory, max_seq_len=max_seq_len).ours(str(directory))
 
 
 def _refuse(config: ModelConfig, to: str, **needed: Any) -> None:
@@ -254,8 +316,8 @@ def write_llama2c(model: LanguageModel, path: str | Path, *, version: int = 1) -
             file.write(weights[name].float().numpy().astype("<f4", copy=False).tobytes())
 
 
-def read_llama2c(path: str | Path) -> LanguageModel:
-    """The model of a file of version 0 or 1. Raises BadInput for another file, or one that is cut short."""
+def open_llama2c(path: str | Path) -> MetaModel:
+    """What a file holds of version 0 or 1. Raises BadInput for another file, or one that is cut short."""
     raw = np.fromfile(path, np.uint8).data
     if len(raw) < 28:
         raise BadInput(str(path), f"{len(raw)} bytes", "the header of a llama2.c file")
@@ -268,7 +330,7 @@ def read_llama2c(path: str | Path) -> LanguageModel:
         start, shape = 28, list(struct.unpack_from("<7i", raw))
         tied, shape[5] = shape[5] > 0, abs(shape[5])
     dim, ffn, layers, heads, kv_heads, vocab, context = shape
-    if min(shape) < 1 or dim % heads or heads % kv_heads:
+    if min(shape) < 1 or dim % (2 * heads) or heads % kv_heads:
         raise BadInput(str(path), f"a shape of {shape}", "the header of a llama2.c file")
     config = ModelConfig(vocab, dim, layers, heads, kv_heads, dim // heads, ffn, context, tie_embeddings=bool(tied))
     with torch.device("meta"):
@@ -282,12 +344,15 @@ def read_llama2c(path: str | Path) -> LanguageModel:
         raise BadInput(str(path), f"{len(raw):,} bytes", f"{expected:,}, as its header says")
     tensors, at = {}, start
     for name, size in zip(order, sizes, strict=True):
-        values = torch.from_numpy(np.frombuffer(raw, "<f4", math.prod(size), at).reshape(size))
-        at += values.nbytes
-        if name in weights:
-            _, ours, _, turned = weights[name]
-            tensors[ours] = halves(values, turned) if turned else values
-    return load_weights(LanguageModel, config, tensors, str(path))
+        tensors[name] = torch.from_numpy(np.frombuffer(raw, "<f4", math.prod(size), at).reshape(size))
+        at += tensors[name].nbytes
+    tensors.setdefault("output.weight", tensors["tok_embeddings.weight"])
+    return MetaModel(config, {name: tensors[name] for name in weights})
+
+
+def read_llama2c(path: str | Path) -> LanguageModel:
+    """`open_llama2c` in our order of channels."""
+    return open_llama2c(path).ours(str(path))
 
 
 def write_llama2c_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
@@ -309,16 +374,27 @@ class Proof(NamedTuple):
     tokens: int
 
 
+def _in_fp32(model: LanguageModel | MetaModel) -> Callable[[Tensor], Tensor]:
+    """Token ids [B, T] to logits [B, T, V] computed in fp32. The model itself keeps its dtype."""
+    if isinstance(model, MetaModel):
+        return partial(meta_logits, model._replace(weights={name: w.float() for name, w in model.weights.items()}))
+    weights = {name: weight.float() for name, weight in model.named_parameters()}
+    return lambda tokens_BT: functional_call(model, weights, (tokens_BT,))
+
+
 @torch.inference_mode()
-def prove(one: LanguageModel, other: LanguageModel, *, length: int = 64) -> Proof:
-    """Compare two models in fp32 on tokens spread over the vocabulary, then on what the first goes on to say."""
+def prove(one: LanguageModel | MetaModel, other: LanguageModel | MetaModel, *, length: int = 64) -> Proof:
+    """Compare two models in fp32 on tokens spread over the vocabulary, then on what the first goes on to say.
+
+    Each computes with its weights as they stand, in its own order of channels.
+    """
     length = min(length, one.config.max_seq_len)
     spread = [1, *(3 + (7919 * at) % max(1, one.config.vocab_size - 3) for at in range(1, length // 2))]
     tokens = torch.tensor([spread])
-    one, other = one.float(), other.float()
+    first, second = _in_fp32(one), _in_fp32(other)
     while tokens.shape[1] < length:
-        tokens = torch.cat((tokens, one(tokens)[:, -1:].argmax(-1)), dim=1)
-    ours, theirs = one(tokens), other(tokens)
+        tokens = torch.cat((tokens, first(tokens)[:, -1:].argmax(-1)), dim=1)
+    ours, theirs = first(tokens), second(tokens)
     log_ours, log_theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
     kl = (log_ours.exp() * (log_ours - log_theirs)).sum(-1).mean()
     same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean()

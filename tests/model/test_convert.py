@@ -12,9 +12,20 @@ from torch import Tensor
 
 from cmds.app import main
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.model.checkpoint import load_language_model, new_model
+from l2.model.checkpoint import load_language_model, new_model, save_model
 from l2.model.config import RopeScaling
-from l2.model.convert import halves, neighbours, prove, read_llama2c, read_meta, write_llama2c, write_meta
+from l2.model.convert import (
+    halves,
+    meta_logits,
+    neighbours,
+    open_llama2c,
+    open_meta,
+    prove,
+    read_llama2c,
+    read_meta,
+    write_llama2c,
+    write_meta,
+)
 from l2.model.transformer import LanguageModel
 from tests.conftest import small_config
 from tests.model.test_transformer import spread, tokens
@@ -73,7 +84,9 @@ def test_meta_computes_the_same_from_what_we_write(kv_heads, tie, tokenizer, tmp
     weights = torch.load(tmp_path / "consolidated.00.pth", weights_only=True)
     x = tokens(2, 30)
     with torch.no_grad():
-        torch.testing.assert_close(model(x), meta_forward(weights, params, x), atol=1e-4, rtol=0)
+        truth = meta_forward(weights, params, x)
+        torch.testing.assert_close(model(x), truth, atol=1e-4, rtol=0)
+        torch.testing.assert_close(meta_logits(open_meta(tmp_path), x), truth, atol=1e-4, rtol=0)
     # Meta's code computes the feed-forward width from these three (paper.md §1.4)
     width = int(params["ffn_dim_multiplier"] * int(2 * 4 * params["dim"] / 3))
     assert params["multiple_of"] * -(-width // params["multiple_of"]) == model.config.ffn_dim
@@ -115,6 +128,7 @@ def test_llama2c_there_and_back(version, tie, tmp_path):
     write_llama2c(model, tmp_path / "m.bin", version=version)
     again = read_llama2c(tmp_path / "m.bin")
     assert same(model, again) and again.config == model.config
+    assert prove(model, open_llama2c(tmp_path / "m.bin")).max_logit_difference < 1e-5
 
 
 def test_llama2c_bytes(tmp_path):
@@ -142,6 +156,29 @@ def test_a_proof_sees_a_difference():
         other.model.layers[1].self_attn.q_proj.weight[0, 0] += 0.5
     proof = prove(one, other)
     assert proof.max_logit_difference > 1e-3 and proof.kl > 0
+
+
+def test_a_proof_leaves_the_models_as_they_are(tokenizer, tmp_path):
+    model = model_of(tie_embeddings=True).bfloat16()
+    write_meta(model, tmp_path, tokenizer)
+    assert prove(model, open_meta(tmp_path)).max_logit_difference < 1e-5
+    assert model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_wrong_order_of_channels_is_not_proved(kv_heads, tokenizer, tmp_path, capfd, monkeypatch):
+    """A reader that undoes the writer's mistake must not hide it, whichever way the conversion goes."""
+    from l2.model import convert
+
+    source, meta = str(tmp_path / "hf"), str(tmp_path / "meta")
+    save_model(model_of(vocab_size=tokenizer.vocab_size, n_kv_heads=kv_heads), source, tokenizer)
+    assert main(["convert", source, meta, "--to", "meta"]) == 0
+    for name in ("halves", "neighbours"):
+        monkeypatch.setattr(convert, name, lambda weight, heads: weight)
+    for start, to in ((source, "meta"), (source, "llama2.c"), (source, "llama2.c-v0"), (meta, "hf")):
+        assert main(["convert", start, str(tmp_path / "wrong"), "--to", to]) == 1
+        assert "what was written differs" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "meta"]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +216,15 @@ def test_broken_files_of_meta(tokenizer, tmp_path):
     torch.save(whole, path)
     with pytest.raises(BadInput, match="no field 'dim'"):
         read_meta(tmp_path)
+    params = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    for wrong, told in (
+        ({"dim": 32.5}, "dim = 32.5"),
+        ({"n_heads": 0}, "n_heads = 0"),
+        ({"n_heads": 32}, "head_dim 1"),
+    ):
+        (tmp_path / "params.json").write_text(json.dumps(params | wrong))
+        with pytest.raises(BadInput, match=told):
+            read_meta(tmp_path)
     path.write_bytes(b"not a zip")
     with pytest.raises(BadInput, match="no file of weights alone"):
         read_meta(tmp_path)
@@ -205,7 +251,35 @@ def test_what_does_not_prove_itself_is_not_left_behind(model_dir, tmp_path, capf
     monkeypatch.setattr(convert, "prove", lambda one, other: convert.Proof(0.5, 0.1, 0.9, 64))
     for to in ("meta", "llama2.c"):
         assert main(["convert", str(model_dir), str(tmp_path / to), "--to", to]) == 1
-        assert "what was written differs" in capfd.readouterr().err and not (tmp_path / to).exists()
+        assert "what was written differs" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("failure", [0.5, KeyboardInterrupt()])
+def test_files_of_llama2c_stay_until_others_are_proved(failure, model_dir, tmp_path, capfd, monkeypatch):
+    from l2.model import convert
+
+    def failing(one, other):
+        if isinstance(failure, BaseException):
+            raise failure
+        return convert.Proof(failure, 0.1, 0.9, 64)
+
+    model, pieces = tmp_path / "m.bin", tmp_path / "tokenizer.bin"
+    command = ["convert", str(model_dir), str(model), "--to", "llama2.c"]
+    for there in (pieces, model):
+        there.write_bytes(b"mine")
+        assert main(command) == 2
+        assert f"{there} exists" in capfd.readouterr().err and there.read_bytes() == b"mine"
+        there.unlink()
+    for there in (pieces, model):
+        there.write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "prove", failing)
+        assert main([*command, "--overwrite"]) != 0
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == {model: b"mine", pieces: b"mine"}
+    assert main([*command, "--overwrite"]) == 0
+    assert read_llama2c(model).config.dim == 32 and len(pieces.read_bytes()) > 4
+    assert main(["convert", str(model_dir), str(pieces), "--to", "llama2.c", "--overwrite"]) == 2
 
 
 def test_the_c_programs_tokenizer(model_dir, tokenizer, tmp_path):

@@ -154,13 +154,51 @@ def test_parameters_are_counted_as_the_paper_counts_them():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("hidden_act", "gelu"), ("attention_bias", True), ("sliding_window", 512), ("rope_scaling", {"type": "yarn"})],
+    [
+        ("hidden_act", "gelu"),
+        ("attention_bias", True),
+        ("sliding_window", 512),
+        ("rope_scaling", {"type": "yarn"}),
+        ("partial_rotary_factor", 0.5),
+    ],
 )
 def test_a_config_that_we_would_not_compute_exactly_is_refused_by_name(field, value):
     good = small_config().to_hf()
     assert config_from_hf(good) == small_config()
     with pytest.raises(BadInput, match=str(value if not isinstance(value, dict) else "yarn")):
         config_from_hf(good | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("head_dim", 7, "head_dim 7"),
+        ("head_dim", 6.5, "head_dim = 6.5"),
+        ("hidden_size", -32, "hidden_size = -32"),
+        ("num_attention_heads", 0, "num_attention_heads = 0"),
+        ("num_key_value_heads", True, "num_key_value_heads = True"),
+        ("num_hidden_layers", -1, "num_hidden_layers = -1"),
+        ("vocab_size", None, "no field 'vocab_size'"),
+        ("rope_theta", 0, "rope_theta"),
+        ("rope_scaling", {"type": "linear", "factor": 0}, "factor"),
+        ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+    ],
+)
+def test_numbers_of_which_no_transformer_can_be_built_are_told_by_name(field, value, told):
+    with pytest.raises(BadInput, match=told):
+        config_from_hf(small_config().to_hf() | {field: value})
+
+
+def test_swish_is_silu():
+    assert config_from_hf(small_config().to_hf() | {"hidden_act": "swish"}) == small_config()
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": {"a": 5}}, {"weight_map": ["a"]}])
+def test_an_index_without_files_is_told_in_a_sentence(index, tokenizer, tmp_path):
+    save_model(new_model(small_config(tokenizer.vocab_size)), tmp_path, tokenizer)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput, match=r"model\.safetensors\.index\.json: .*weight_map"):
+        l2.load_model(tmp_path)
 
 
 def test_missing_and_misshapen_checkpoints_are_told_in_a_sentence(tokenizer, tmp_path):
