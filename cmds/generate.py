@@ -8,7 +8,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Seed
-from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Prompts, Temperature, TopP
+from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Prompts, Temperature, TopP
 
 
 def generate(
@@ -34,6 +34,7 @@ def generate(
         int | None,
         typer.Option("--max-batch-tokens", min=1, help="Tokens whose keys and values are held at once: memory (ours)."),
     ] = None,
+    endpoint: Endpoint = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -45,20 +46,20 @@ def generate(
 
     Example: l2 generate --model runs/sft --prompts prompts.jsonl -n 2 --max-new-tokens 64 -o samples.jsonl
     """
-    from cmds.sampling import encode_prompts, open_policy, read_prompts
+    from cmds.sampling import encode_prompts, open_sampler, read_prompts
     from l2.files.jsonl import open_writer
     from l2.generate.engine import Sampling
     from l2.generate.samples import sample_answers
 
     console = Console("generate", quiet)
-    policy, tokenizer = open_policy(model, device, dtype)
+    policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     records = read_prompts([*(files or ()), *(prompts or ())])
     rows = encode_prompts(records, tokenizer, raw=raw)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed, top_k, repetition_penalty)
     with open_writer(output) as writer, console.progress("prompts") as progress:
         for samples in sample_answers(
             policy, tokenizer, records, rows, sampling,
-            name=model, k=n, batch_size=batch_size, max_batch_tokens=max_batch_tokens, stop=stop or (),
+            name=name, k=n, batch_size=batch_size, max_batch_tokens=max_batch_tokens, stop=stop or (),
             raw=raw, on_progress=progress,
         ):  # fmt: skip
             for sample in samples:

@@ -9,7 +9,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
-from cmds.sampling import BatchSize, Dtype, MaxNewTokens, Prompts, Rm, Temperature, TopP
+from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Prompts, Rm, Temperature, TopP
 from l2.files.errors import L2Error, UsageError
 
 
@@ -34,6 +34,7 @@ def rs_sample(
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 64,
+    endpoint: Endpoint = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -46,7 +47,7 @@ def rs_sample(
 
     Example: l2 rs-sample --model runs/sft --rm runs/rm -k 8 < prompts.jsonl | l2 sft --model runs/base --out runs/v1
     """
-    from cmds.sampling import encode_prompts, open_policy, open_rewards, read_prompts, rm_directories
+    from cmds.sampling import encode_prompts, open_rewards, open_sampler, read_prompts, rm_directories
     from l2.align.rejection import check_judges, make_pool, rejection_sample
     from l2.files.jsonl import open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
@@ -57,7 +58,7 @@ def rs_sample(
         raise UsageError(f"--output, --all and --rejects must differ: {', '.join(named)}")
     check_judges(rm_directories(rm))
     console = Console("rs-sample", quiet)
-    policy, tokenizer = open_policy(model, device, dtype)
+    policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     rewards = open_rewards(rm, device, tokenizer)
     records = read_prompts([*(files or ()), *(prompts or ())])
     rows = encode_prompts(records, tokenizer)
@@ -71,7 +72,7 @@ def rs_sample(
         progress = stack.enter_context(console.progress("prompts"))
         answered = rejection_sample(
             policy, tokenizer, rewards, records, rows, sampling,
-            name=model, k=k, pool=older, batch_size=batch_size, on_progress=progress,
+            name=name, k=k, pool=older, batch_size=batch_size, on_progress=progress,
         )  # fmt: skip
         for record, (dialog, samples) in zip(records, answered, strict=True):
             if tried is not None:

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2.files.errors import UsageError
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import STDIO, Record, read_records
 
 if TYPE_CHECKING:
+    from l2.generate.engine import Sampler
     from l2.model.transformer import LanguageModel, ScalarModel
     from l2.tokens.tokenizer import Tokenizer
 
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 is greedy.")]
 TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of this mass; 1 is everything.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens (ours).")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Answers at once; changes speed alone (ours).")]
+BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", min=1, help="Answers at once; changes speed alone, and in bfloat16 rounding (ours)."),
+]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 on a GPU, exact float32 on a CPU.")
 ]
@@ -28,6 +32,15 @@ Prompts = Annotated[
 Rm = Annotated[
     list[str] | None,
     typer.Option("--rm", help="Reward model: DIR, or NAME=DIR (helpful, safe); repeatable.", show_default=False),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="URL or URL#NAME of an OpenAI-compatible server (vLLM, SGLang, llama.cpp) that answers in the place of "
+        "--model, of which only the tokenizer and config.json are read.",
+        show_default=False,
+    ),
 ]
 
 
@@ -44,6 +57,26 @@ def open_policy(directory: str, device: str, dtype: str) -> tuple[LanguageModel,
     model, tokenizer = load_language_model(directory, dtype=kind, device=where), load_tokenizer(directory)
     check_vocabulary(model.config, tokenizer, directory)
     return model, tokenizer
+
+
+def open_sampler(directory: str, endpoint: str | None, device: str, dtype: str) -> tuple[Sampler, Tokenizer, str]:
+    """What answers, its tokenizer, and its name for records: `open_policy` or, with `endpoint`, the server there."""
+    if endpoint is None:
+        return *open_policy(directory, device, dtype), directory
+    from l2.generate.endpoint import open_endpoint
+    from l2.model.checkpoint import check_vocabulary, load_config
+    from l2.model.device import keep_memory, use_all_cores
+    from l2.tokens.tokenizer import load_tokenizer
+
+    keep_memory()  # reward models may still run here
+    use_all_cores()
+    config, scalar = load_config(directory)
+    if scalar:
+        raise BadInput(directory, "a reward model", "a language model")
+    tokenizer = load_tokenizer(directory)
+    check_vocabulary(config, tokenizer, directory)
+    server = open_endpoint(endpoint, config, tokenizer)
+    return server, tokenizer, server.name
 
 
 def rm_directories(given: Sequence[str] | None) -> dict[str, str]:

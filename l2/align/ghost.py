@@ -9,8 +9,7 @@ from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
-from l2.generate.engine import Completion, Sampling, generate, prompt_key
-from l2.model.transformer import LanguageModel
+from l2.generate.engine import Completion, Sampler, Sampling, generate, prompt_key
 from l2.tokens.chat import TAGS, Message, check_messages, encode_prompt
 from l2.tokens.tokenizer import Tokenizer
 
@@ -60,7 +59,7 @@ def instructed(users: Sequence[Message], wording: str, *, everywhere: bool) -> l
 
 
 def ask_turns(
-    model: LanguageModel,
+    model: Sampler,
     tokenizer: Tokenizer,
     dialogs: Sequence[Sequence[Turn]],
     identities: Sequence[str],
@@ -117,7 +116,7 @@ def _unfit(
 
 
 def build_dialogs(
-    model: LanguageModel,
+    model: Sampler,
     tokenizer: Tokenizer,
     records: Sequence[Record],
     constraints: Sequence[Record],

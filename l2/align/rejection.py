@@ -11,9 +11,9 @@ from l2.align.losses import gate
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
-from l2.generate.engine import Sampling
+from l2.generate.engine import Sampler, Sampling
 from l2.generate.samples import WINDOW, Sample, add_rewards, sample_answers, windows
-from l2.model.transformer import LanguageModel, ScalarModel
+from l2.model.transformer import ScalarModel
 from l2.tokens.chat import TAGS, as_messages, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
@@ -81,7 +81,7 @@ def make_pool(samples: Iterable[Record], prompts: Sequence[Record]) -> dict[str,
 
 
 def rejection_sample(
-    model: LanguageModel,
+    model: Sampler,
     tokenizer: Tokenizer,
     rewards: Mapping[str, ScalarModel],
     prompts: Sequence[Record],

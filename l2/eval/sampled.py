@@ -11,10 +11,9 @@ from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
 from l2.eval.subject import Item, Subject, fit
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
-from l2.generate.engine import generate, prompt_key
+from l2.generate.engine import Sampler, generate, prompt_key
 from l2.generate.samples import Sample, prompt_ids, sample_answers
 from l2.generate.scoring import last_scores
-from l2.model.transformer import LanguageModel
 from l2.tokens.chat import encode_prompt
 
 
@@ -50,7 +49,7 @@ def measure_exact(items: Sequence[Item]) -> dict[str, Estimate]:
 
 def _judged(
     subject: Subject,
-    named: tuple[str, LanguageModel],
+    named: tuple[str, Sampler],
     records: Sequence[Record],
     rows: Sequence[list[int]],
     on_progress: OnProgress,

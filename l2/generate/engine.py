@@ -1,6 +1,7 @@
 """Continuous batching over a preallocated key/value cache: ended rows leave, waiting prompts enter.
 
-What is drawn depends on (seed, prompt, sample, position) alone, never on the batch or the order.
+What is drawn depends on (seed, prompt, sample, position) alone, never on the batch or the order: exactly so in fp32; in
+bf16 a row alone and a row among others round differently, and now and then that tips a draw.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,8 +19,10 @@ from torch import Tensor
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
 from l2.generate.decoder import Decoder
+from l2.model.config import ModelConfig
 from l2.model.transformer import KVCache, LanguageModel
 
+PREFILL = 2**14  # tokens of prompts read at once, with padding, unless one prompt alone has more: bounds the memory
 ADMIT = 0.25  # prompts enter when this share of the rows is free: prefilling one alone wastes the machine
 
 
@@ -105,7 +109,8 @@ def draw(
     if temperature == 0.0:
         tokens_B = logits_BV.argmax(-1)
         return tokens_B, logits_BV.log_softmax(-1).gather(1, tokens_B[:, None]).squeeze(1)
-    probs_BV = (logits_BV / temperature).softmax(-1)
+    likeliest_B1 = logits_BV.max(-1, keepdim=True).values  # so that the least temperature divides without overflow
+    probs_BV = ((logits_BV - likeliest_B1) / temperature).softmax(-1)
     if top_p < 1.0:
         probs_BV = nucleus(probs_BV, top_p)
     mass = probs_BV.cumsum(-1, dtype=torch.float64)
@@ -227,7 +232,7 @@ class _Work:
         rows = self.rows
         while (self.waiting or self.queue) and (not rows.n or rows.size - rows.n >= ADMIT * rows.size):
             if self.waiting is None:
-                part = [self.queue.pop() for _ in range(min(len(self.queue), max(1, (rows.size - rows.n) // self.k)))]
+                part = self._next(max(1, (rows.size - rows.n) // self.k))
                 prefilled = rows.decoder.prefill([self.prompts[i] for i in part])
                 self.waiting = _Waiting(*prefilled, part, [0] * len(part))
             for row, which in enumerate(self.waiting.prompts):
@@ -235,6 +240,11 @@ class _Work:
                     rows.enter(self.waiting, row, self.k, self.keys[which], self.prompts[which])
             if min(self.waiting.next) == self.k:
                 self.waiting = None
+
+    def _next(self, count: int) -> list[int]:
+        """Take up to `count` prompts from the queue, the longest first, of PREFILL tokens together."""
+        count = min(count, len(self.queue), max(1, PREFILL // len(self.prompts[self.queue[-1]])))
+        return [self.queue.pop() for _ in range(count)]
 
     def advance(self) -> None:
         """Draw one token for each row; answers that end with it leave, the others are stepped on."""
@@ -257,12 +267,60 @@ class _Work:
         self.on_token(which, sample, token)
         if self.stop(answer.tokens):
             answer.finish = "stop"
-        return answer.finish == "stop" or len(answer.tokens) == self.limits[which]
+        return answer.finish == "stop" or len(answer.tokens) >= self.limits[which]
+
+
+class Server(Protocol):
+    """What writes answers elsewhere, in a language model's place (`l2.generate.endpoint`)."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the model; answers end with its context."""
+        ...
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[int],
+        limits: Sequence[int],
+        sampling: Sampling,
+        k: int,
+        at_once: int,
+        hear: Callable[[int, int, Completion], None],
+    ) -> None:
+        """Call hear(prompt, sample, answer) for `k` answers to each prompt, of at most its limit, in any order."""
+        ...
+
+
+Sampler = LanguageModel | Server
+
+
+@dataclass
+class _Heard:
+    """Answers that were written elsewhere: each is cut where it ends, and told of."""
+
+    answers: list[list[Completion]]
+    stop: Stop
+    on_token: OnToken
+    on_progress: OnProgress
+    done: int = 0
+
+    def __call__(self, which: int, sample: int, answer: Completion) -> None:
+        tokens, k = answer.tokens, len(self.answers[which])
+        ends = (end for end in range(1, len(tokens) + 1) if self.stop(tokens[:end]))
+        if end := next(ends, 0):
+            answer = Completion(tokens[:end], answer.logprobs[:end], "stop")
+        self.answers[which][sample] = answer
+        for token in answer.tokens:
+            self.on_token(which, sample, token)
+        self.done += 1
+        if self.done % k == 0:
+            self.on_progress(self.done // k, len(self.answers), "")
 
 
 @torch.inference_mode()
 def generate(
-    model: LanguageModel,
+    model: Sampler,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[int],
     sampling: Sampling,
@@ -281,14 +339,18 @@ def generate(
     `max_batch_tokens` slots of the cache are all that may be asked for; memory is asked for before the first token.
     Each prompt is prefilled once for all its samples; an answer that has ended makes room for the next. An answer ends
     at EOS, or after a token for which `ended`, given the ids so far, is true (both "stop"), or at max_new_tokens or
-    the end of the model's context ("length"). on_token(prompt, sample, token) hears of each token.
-    Raises UsageError for a prompt that is empty or leaves no room, and L2Error when the model gives no numbers.
+    the end of the model's context ("length"). on_token(prompt, sample, token) hears of each token; of a Server's, when
+    the answer is there. Raises UsageError for a prompt that is empty or leaves no room, and for `max_batch_tokens`
+    with a Server, which has its own cache; L2Error when the model gives no numbers.
     """
     lengths, context = [len(prompt) for prompt in prompts], model.config.max_seq_len
     if max(lengths, default=0) >= context:
         raise UsageError(f"a prompt of {max(lengths)} tokens leaves no room in the model's context of {context}")
     if not all(lengths):
         raise UsageError("a prompt has no tokens, not even BOS; there is nothing to go on from")
+    if sampling.max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens {sampling.max_new_tokens}: an answer has one token at least")
+    assert len(keys) == len(prompts)
     answers = [[Completion() for _ in range(k)] for _ in prompts]
     if not answers:
         return answers
@@ -297,10 +359,18 @@ def generate(
         return tokens[-1] == eos_id or (ended is not None and ended(tokens))
 
     limits = [min(sampling.max_new_tokens, context - length) for length in lengths]
+    if not isinstance(model, LanguageModel):
+        if max_batch_tokens is not None:
+            raise UsageError(
+                "--max-batch-tokens bounds the cache of this machine, and the answers are written elsewhere"
+            )
+        heard = _Heard(answers, stop, on_token, on_progress)
+        model.answer(prompts, keys, limits, sampling, k, batch_size, heard)
+        return answers
     longest = max(length + limit for length, limit in zip(lengths, limits, strict=True))
     size = rows_for(longest, len(prompts) * k, batch_size, max_batch_tokens)
     rows = _Rows(Decoder(model, size, longest), size, model.config.vocab_size, sampling.repetition_penalty != 1.0)
-    queue = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
+    queue = sorted(range(len(prompts)), key=lengths.__getitem__)
     work = _Work(prompts, keys, limits, sampling, k, stop, on_token, rows, answers, queue)
     told = 0
     while work.done < len(prompts) * k:

@@ -10,10 +10,11 @@ import ctypes
 import functools
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
@@ -22,6 +23,8 @@ import xxhash
 from torch import Tensor
 from torch.nn import functional as F
 
+from l2.files.atomic import write_atomic
+from l2.files.errors import L2Error
 from l2.model.config import ModelConfig
 
 SOURCE = Path(__file__).with_name("decode.cpp")
@@ -41,30 +44,24 @@ def _processor() -> str:
 
 
 def _library(defines: list[str]) -> ctypes.CDLL | None:
-    """decode.cpp compiled, taken from the user's cache where it was built before; None where it can't be built."""
-    compiler = os.environ.get("CXX") or shutil.which("c++")
-    if compiler is None:
-        return None
-    key = xxhash.xxh3_64_hexdigest("\n".join([SOURCE.read_text(), *FLAGS, *defines, compiler, _processor()]).encode())
+    """decode.cpp compiled, from the user's cache where it was built before; None where it can't be built."""
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    key = "\n".join([SOURCE.read_text(), *FLAGS, *defines, *compiler, _processor()])
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache: Path | None = (built := Path(home, "l2", f"decode-{key}.so")).parent
-    try:
-        built.parent.mkdir(parents=True, exist_ok=True)
-        if built.exists():
-            return ctypes.CDLL(str(built))
-    except OSError:
-        cache = None  # a home that can't be written to: built anew in each process
-    try:
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder, built.name)
-            command = [compiler, *FLAGS, *defines, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-            library = ctypes.CDLL(str(made))
-            if cache:
-                made.replace(built)
-            return library
-    except (OSError, subprocess.SubprocessError):
-        return None
+    built = Path(home, "l2", f"decode-{xxhash.xxh3_64_hexdigest(key.encode())}.so")
+    with suppress(OSError):  # not there, or broken: built anew
+        return ctypes.CDLL(str(built))
+    with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, built.name)
+        command = [*compiler, *FLAGS, *defines, str(SOURCE), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        with suppress(OSError, L2Error):  # a home that can't be written to: built anew in each process
+            write_atomic(built, made.read_bytes())
+        return ctypes.CDLL(str(made))
+    return None
+
+
+RowStep = Callable[[Tensor, int], Tensor]
 
 
 class Kernels:
@@ -93,22 +90,28 @@ class Kernels:
         self._attend(*(tensor.data_ptr() for tensor in tensors), B, K, S, torch.get_num_threads())
         return out
 
-    def step_row(
-        self, layers: Sequence[Sequence[Tensor]], others: Sequence[Tensor], length: int, config: ModelConfig
-    ) -> Tensor:
-        """Logits [1, V] after a token is written at position `length` of the first row of a cache.
+    def row(self, config: ModelConfig, layers: Sequence[Sequence[Tensor]], others: Sequence[Tensor]) -> RowStep:
+        """A function (x_1D, length) that writes a token at position `length` of the first row of a cache: its logits.
 
         layers: the weights of each, as `Layer` in decode.cpp orders them, and its keys and values [R, K, S, C];
-        others: the last norm, the head, cos, sin and the embedding of the token, [1, D] in fp32, which is overwritten.
+        others: the last norm, the head, cos and sin. x_1D: the token's embedding in fp32, [1, D], which is overwritten.
         """
-        pointers = (c_void_p * sum(map(len, layers)))(*(tensor.data_ptr() for layer in layers for tensor in layer))
-        logits = torch.empty(1, config.vocab_size)
-        places = [tensor.data_ptr() for tensor in (*others, logits)]
+        tensors = [tensor for layer in layers for tensor in layer]
+        assert all(tensor.is_contiguous() for tensor in (*tensors, *others))
+        pointers = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+        places = [tensor.data_ptr() for tensor in others]
         slots = layers[0][-1].shape[2] if layers else 0
-        sizes = config.dim, config.n_kv_heads, config.ffn_dim, config.vocab_size, slots
-        threads = torch.get_num_threads()
-        self._step_row(pointers, *places, length, len(layers), *sizes, config.norm_eps, threads)
-        return logits
+        sizes = len(layers), config.dim, config.n_kv_heads, config.ffn_dim, config.vocab_size, slots
+
+        def step(x_1D: Tensor, length: int) -> Tensor:
+            logits = torch.empty(1, config.vocab_size)
+            threads = torch.get_num_threads()
+            self._step_row(
+                pointers, *places, x_1D.data_ptr(), logits.data_ptr(), length, *sizes, config.norm_eps, threads
+            )
+            return logits
+
+        return step
 
 
 @functools.cache

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from l2.files.errors import BadInput
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
-from l2.generate.engine import Completion, Sampling, generate, prompt_key
+from l2.generate.engine import Completion, Sampler, Sampling, generate, prompt_key
 from l2.generate.scoring import last_scores
-from l2.model.transformer import LanguageModel, ScalarModel
+from l2.model.transformer import ScalarModel
 from l2.tokens.chat import check_messages, encode_dialog, encode_prompt, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ def _shifted(on_progress: OnProgress, before: int, total: int) -> OnProgress:
 
 
 def sample_answers(
-    model: LanguageModel,
+    model: Sampler,
     tokenizer: Tokenizer,
     records: Sequence[Record],
     rows: Sequence[list[int]],
@@ -88,7 +88,7 @@ def sample_answers(
             eos_id=tokenizer.eos_id,
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
-            ended=_says(tokenizer, stop) if stop else None,
+            ended=_says(tokenizer, stop, raw=raw) if stop else None,
             on_progress=_shifted(on_progress, done, len(records)),
         )
         done += len(window)
@@ -99,12 +99,19 @@ def sample_answers(
             yield [Record(known | new | settings | {"sample": i}, record.where) for i, new in enumerate(made)]
 
 
-def _says(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """Whether the text of ids holds one of `stop` near its end: a token is a byte at least, so that is far enough."""
+def _says(tokenizer: Tokenizer, stop: Sequence[str], *, raw: bool) -> Callable[[Sequence[int]], bool]:
+    """Whether the text of ids holds one of `stop` near its end: a token is a byte at least, so that is far enough.
+
+    Raises UsageError for a stop text that is empty.
+    """
+    if not all(stop):
+        raise UsageError("--stop: an empty text would end every answer before its first token")
     reach = max(len(text.encode()) for text in stop) + 4
+    before = tokenizer.encode("a") if raw else []  # a first piece loses its space: raw answers go on after another
+    known = len(tokenizer.decode(before))
 
     def says(tokens: Sequence[int]) -> bool:
-        tail = tokenizer.decode(tokens[-reach:])
+        tail = tokenizer.decode([*before, *tokens[-reach:]])[known:]
         return any(text in tail for text in stop)
 
     return says

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
-from l2.model.transformer import LanguageModel, ScalarModel
+from l2.model.transformer import KVCache, LanguageModel, ScalarModel
 
+TOGETHER = 2**15  # tokens read at once, with padding, unless one row alone has more: bounds the memory
 CHUNK = 2048  # rows of logits held at once
+SHARING = 0.75  # prefixes are shared where that leaves at most so many of the tokens to read
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -53,23 +57,61 @@ def by_length(
     batch_size: int,
     score: Callable[[list[int]], list[float]],
     on_progress: OnProgress,
+    together: Callable[[int], Any] = lambda index: 0,
 ) -> list[float]:
     """`score` of batches of indices into `rows`, longest together, given back in the order of `rows`.
 
+    `together` comes before length where some should stand side by side.
     Raises UsageError for a row of more than `context` tokens, and L2Error for a score that is no number.
     """
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    if order and len(rows[order[0]]) > context:
-        raise UsageError(f"a text of {len(rows[order[0]])} tokens exceeds the model's context of {context}")
+    order = sorted(range(len(rows)), key=lambda i: (together(i), -len(rows[i])))
+    if (longest := max(map(len, rows), default=0)) > context:
+        raise UsageError(f"a text of {longest} tokens exceeds the model's context of {context}")
     scores = [0.0] * len(rows)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    size = max(1, min(batch_size, TOGETHER // max(1, longest)))
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
         for index, value in zip(part, score(part), strict=True):
             if not math.isfinite(value):
                 raise L2Error(f"the model gives {value} as a score; its weights are broken")
             scores[index] = value
         on_progress(start + len(part), len(order), "")
     return scores
+
+
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> list[int]:
+    """What all rows begin with, up to the last but one token of the shortest."""
+    least, most = min(rows), max(rows)  # where these two agree, so do those between
+    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))]
+    return same[: min(map(len, rows)) - 1]
+
+
+class _Prefixes:
+    """Keys and values of contexts, all of each but its last token, with what all of them begin with read once."""
+
+    def __init__(self, model: LanguageModel, contexts: Sequence[tuple[int, ...]], head: Sequence[int]) -> None:
+        self.model, self.contexts, self.head = model, contexts, head
+        self.cache = self._fill(self._room(1, len(head)), [head], 0)
+
+    def _room(self, rows: int, length: int) -> KVCache:
+        return KVCache(self.model.config, rows, length, self.model.dtype, self.model.device)
+
+    def _fill(self, cache: KVCache, rows: Sequence[Sequence[int]], start: int) -> KVCache:
+        """Read `rows` into a cache from slot `start` on; what padding leaves behind them is written over or unseen."""
+        tokens_BT, _ = pad(rows, self.model.device)
+        if tokens_BT.shape[1]:
+            positions_T = start + torch.arange(tokens_BT.shape[1], device=self.model.device)
+            self.model.hidden(tokens_BT, positions_T.expand_as(tokens_BT), cache=cache)
+        return cache
+
+    def of(self, part: Sequence[int], more: int) -> KVCache:
+        """The cache of the contexts with indices `part`, one row each, with room for `more` tokens after each."""
+        h = len(self.head)
+        rows = {context: row for row, context in enumerate(dict.fromkeys(self.contexts[i] for i in part))}
+        cache = self._room(len(rows), max(map(len, rows)) - 1 + more)
+        cache.k[..., :h, :], cache.v[..., :h, :] = self.cache.k, self.cache.v
+        self._fill(cache, [context[h:-1] for context in rows], h)
+        return cache.take(torch.tensor([rows[self.contexts[i]] for i in part], device=self.model.device))
 
 
 @torch.inference_mode()
@@ -82,23 +124,38 @@ def loglikelihood(
 ) -> list[float]:
     """Summed log-probability, in nats, of each continuation after its context; logits are computed for those alone.
 
-    Raises UsageError for an empty context (give BOS at least) and for more tokens than the model's context.
+    A context that several continuations share is read once, and so is what all contexts begin with, such as the
+    examples of a few-shot prompt. Raises UsageError for an empty context (give BOS at least) and for more tokens than
+    the model's context.
     """
     if not all(map(len, contexts)):
         raise UsageError("a context has no tokens, not even BOS; nothing gives its first token a probability")
+    if not contexts:
+        return []
     rows = [[*context, *more] for context, more in zip(contexts, continuations, strict=True)]
+    each = [tuple(context) for context in contexts]
+    head = common_prefix(each)
+    once = len(head) + sum(len(context) - len(head) for context in set(each)) + sum(map(len, continuations))
+    worth = once < SHARING * sum(map(len, rows)) and max(map(len, rows)) <= model.config.max_seq_len
+    prefixes = _Prefixes(model, each, head) if worth else None
+    begins = [len(context) - 1 if prefixes else 0 for context in each]
 
     def score(part: list[int]) -> list[float]:
-        tokens_BT, lengths_B = pad([rows[i] for i in part], model.device)
-        starts_B = torch.tensor([len(contexts[i]) for i in part], device=model.device)
-        at_T = torch.arange(1, tokens_BT.shape[1], device=model.device)
-        asked_BT = (at_T >= starts_B[:, None]) & (at_T < lengths_B[:, None])
+        tokens_BT, lengths_B = pad([rows[i][begins[i] :] for i in part], model.device)
+        first_B, begins_B = torch.tensor([(len(contexts[i]) - begins[i], begins[i]) for i in part]).to(model.device).T
+        at_T = torch.arange(tokens_BT.shape[1], device=model.device)
+        cache = prefixes.of(part, len(at_T)) if prefixes else None
+        hidden_BTD = model.hidden(tokens_BT, begins_B[:, None] + at_T, cache=cache)[:, :-1]
+        asked_BT = (at_T[1:] >= first_B[:, None]) & (at_T[1:] < lengths_B[:, None])
         targets_N = tokens_BT[:, 1:][asked_BT]
-        logprobs_N, _ = chosen_logprobs(model, model.hidden(tokens_BT)[:, :-1][asked_BT], targets_N)
+        logprobs_N, _ = chosen_logprobs(model, hidden_BTD[asked_BT], targets_N)
         sums: list[float] = asked_BT.double().masked_scatter(asked_BT, logprobs_N.double()).sum(1).tolist()
         return sums
 
-    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress)
+    def together(i: int) -> tuple[int, tuple[int, ...]]:
+        return (-len(each[i]), each[i]) if prefixes else (0, ())
+
+    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress, together)
 
 
 @torch.inference_mode()

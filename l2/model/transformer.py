@@ -77,14 +77,18 @@ def rotate(x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x_BHTC * cos + turned * sin).to(x_BHTC.dtype)
 
 
+LONG = 512 * 512  # scores of a head, above which they are never held all at once
+
+
 def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor) -> Tensor:
     """softmax(q·k / √C) · v with G query heads sharing each key/value head; mask [B or 1, 1, T, S] bool.
 
-    Written as two plain products: on CPUs that is faster to train than the fused kernel at short contexts.
+    Written as two plain products: on CPUs that is faster to train than the fused kernel, until the table of scores
+    grows too large to hold.
     """
     B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
-    if q_BHTC.is_cuda:
+    if q_BHTC.is_cuda or T * S > LONG:
         return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=H != K)
     q = (q_BHTC * C**-0.5).reshape(B, K, (H // K) * T, C)
     scores = torch.matmul(q, k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)

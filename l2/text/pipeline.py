@@ -1,43 +1,31 @@
-"""Documents in, documents worth training on out: language, quality, exact and near copies, one ledger row a loss.
+"""Documents in, documents worth training on out, one ledger row a loss.
 
-Every stage is a generator over records and rejects into the ledger, so that all but the last one stream.
+What is asked of one document alone is a check (l2/text/checks.py); copies need all documents (l2/text/copies.py). Every
+stage is a generator over records and rejects into the ledger, so that all but the last one stream.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import numpy as np
-import orjson
+from typing import Any, Literal
 
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record, RecordWriter, read_records
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
-from l2.text.duplicates import (
-    BANDS,
-    NORMALISATION,
-    SIMILAR,
-    Hashes,
-    band_keys,
-    exact_key,
-    near_duplicates,
-    normalised,
-    shingles,
-    signature,
-)
-from l2.text.language import Identify, load_identifier
-from l2.text.quality import MIN_SENTENCES, MIN_WORDS, Page, Rule, first_failing, rules
+from l2.text.checks import Check, classifier_check, language_check, line_check, private_check, quality_check, url_check
+from l2.text.classifier import load_quality
+from l2.text.copies import without_copies, without_near_copies
+from l2.text.duplicates import NORMALISATION
+from l2.text.language import load_identifier
+from l2.text.lines import SeenLines
+from l2.text.private import read_blocklist
+from l2.text.quality import DEFAULT_SETS, MIN_SENTENCES, MIN_WORDS, rules
 
+Privacy = Literal["keep", "replace", "drop"]
 Dedup = Literal["minhash", "exact", "none"]
 
 
@@ -45,24 +33,24 @@ Dedup = Literal["minhash", "exact", "none"]
 class FilterSettings:
     """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact."""
 
+    url_blocklists: tuple[str, ...] = ()
+    c4_lines: bool = False
+    dedup_lines: bool = False
     languages: tuple[str, ...] = ()
     lang_threshold: float = 0.5
     lid_model: str | None = None
-    quality: bool = True
+    quality: tuple[str, ...] = DEFAULT_SETS
     min_words: int = MIN_WORDS
     min_sentences: int = MIN_SENTENCES
+    quality_model: str | None = None
+    quality_threshold: float = 0.5
+    pii: Privacy = "keep"
     dedup: Dedup = "minhash"
     skip_bad: bool = False
 
 
-def _reject(ledger: Ledger, record: Record, rule: str, value: Any, threshold: Any) -> None:
-    place, _, line = record.where.rpartition(":")
-    row = {"id": record["id"], "source": record.get("source") or place}
-    ledger.reject(row, rule, value, threshold, int(line))
-
-
 def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], None] | None) -> Iterator[Record]:
-    """Documents with a `text`, a `scores` object and an `id`: where it is missing, "file:line".
+    """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing too.
 
     Raises BadInput (or hands it to `on_bad`) for a line that is no document.
     """
@@ -71,6 +59,8 @@ def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], Non
             record.need("text")
             if record.get("scores") is not None:
                 record.need("scores", dict)
+            if record.get("url") is not None:
+                record.need("url")
         except BadInput as error:
             if on_bad is None:
                 raise
@@ -81,101 +71,54 @@ def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], Non
         yield record
 
 
-def by_language(
-    documents: Iterable[Record], identify: Identify, settings: FilterSettings, ledger: Ledger, seen: Counter[str]
-) -> Iterator[Record]:
-    """Documents in one of the languages asked for, with scores {lang, lang_p}. `seen` counts the languages met."""
-    asked = {"lang": list(settings.languages), "lang_p": settings.lang_threshold}
-    for document in documents:
-        lang, lang_p = identify(document["text"])
-        found = {"lang": lang, "lang_p": lang_p}
-        sure = lang_p >= settings.lang_threshold
-        seen[lang if sure else "unknown"] += 1
-        if sure and lang in settings.languages:
-            document["scores"] = (document.get("scores") or {}) | found
-            yield document
-        else:
-            _reject(ledger, document, "language", found, asked)
+@dataclass
+class Tally:
+    """What checks count beside the ledger: documents by language, lines {in, kept} where lines are dropped."""
+
+    languages: Counter[str] = field(default_factory=Counter)
+    lines: Counter[str] = field(default_factory=Counter)
 
 
-def by_quality(documents: Iterable[Record], table: Sequence[Rule], ledger: Ledger) -> Iterator[Record]:
-    """Documents that break none of the rules in `table`."""
-    for document in documents:
-        failing = first_failing(Page(document["text"]), table, (document.get("scores") or {}).get("lang"))
-        if failing is None:
-            yield document
-        else:
-            rule, value, bound = failing
-            _reject(ledger, document, rule.name, value, bound)
+def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
+    """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
-
-def without_copies(documents: Iterable[Record], ledger: Ledger) -> Iterator[Record]:
-    """Documents whose normalised words equal no earlier document's."""
-    first: dict[bytes, Any] = {}
-    for document in documents:
-        key = exact_key(normalised(document["text"]))
-        if key in first:
-            _reject(ledger, document, "exact_duplicate", {"of": first[key]}, None)
-        else:
-            first[key] = document["id"]
-            yield document
-
-
-class Spill:
-    """Records that wait on disk (in $TMPDIR) for a second look, by number."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._ends = array("Q", [0])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def append(self, record: Record) -> None:
-        """Put `record` at the end."""
-        self._ends.append(self._ends[-1] + self._file.write(orjson.dumps([record.where, record])))
-
-    def __getitem__(self, number: int) -> Record:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        self._file.flush()
-        start = self._ends[number]
-        where, fields = orjson.loads(os.pread(self._file.fileno(), self._ends[number + 1] - start, start))
-        return Record(fields, where)
-
-
-@contextmanager
-def open_spill() -> Iterator[Spill]:
-    """A spill whose file is gone when the block ends."""
-    with tempfile.TemporaryFile() as file:
-        yield Spill(file)
-
-
-def without_near_copies(documents: Iterable[Record], ledger: Ledger) -> Iterator[Record]:
-    """Documents less than 0.8 similar (Jaccard, word 5-grams) to every kept candidate before them.
-
-    Reads all documents before the first comes out. Memory: 112 bytes a document; the texts wait on disk.
+    Raises what `read_blocklist`, `load_identifier`, `rules` and `load_quality` raise.
     """
-    with open_spill() as spill:
-        keys = bytearray()
-        for document in documents:
-            keys += band_keys(signature(shingles(normalised(document["text"])))).tobytes()
-            spill.append(document)
+    checks: list[Check] = []
+    if settings.url_blocklists:
+        checks.append(url_check(read_blocklist(settings.url_blocklists)))
+    if settings.c4_lines or settings.dedup_lines:
+        seen = SeenLines() if settings.dedup_lines else None
+        checks.append(line_check(settings.c4_lines, seen, ledger, tally.lines))
+    if settings.languages:
+        identify = load_identifier(settings.lid_model, settings.languages)
+        checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
+    if table := rules(settings.quality, settings.min_words, settings.min_sentences):
+        checks.append(quality_check(table))
+    if settings.quality_model is not None:
+        checks.append(classifier_check(load_quality(settings.quality_model), settings.quality_threshold))
+    if settings.pii != "keep":
+        checks.append(private_check(drop=settings.pii == "drop"))
+    return checks
 
-        @lru_cache(maxsize=64)  # survivors of large clusters are asked for again and again
-        def shingles_of(number: int) -> Hashes:
-            return shingles(normalised(spill[number]["text"]))
 
-        keys_DB = np.frombuffer(keys, np.uint64).reshape(-1, BANDS)
-        copies = near_duplicates(keys_DB, shingles_of)
-        for number in range(len(spill)):
-            document = spill[number]
-            if number in copies:
-                kept, likeness = copies[number]
-                value = {"of": spill[kept]["id"], "jaccard": likeness}
-                _reject(ledger, document, "near_duplicate", value, SIMILAR)
-            else:
-                yield document
+def judged(documents: Iterable[Record], checks: Sequence[Check], ledger: Ledger) -> Iterator[Record]:
+    """Documents that pass all `checks`. The first finding against a document is its row; no more is measured."""
+    for document in documents:
+        against = next((found for check in checks for found in check(document) if not found.passes), None)
+        if against is None:
+            yield document
+        else:
+            ledger.reject_record(document, against.rule, against.value, against.threshold)
+
+
+def without_any_copies(documents: Iterable[Record], dedup: Dedup, ledger: Ledger) -> Iterator[Record]:
+    """Documents that are no copy of an earlier one, in the sense of `dedup`."""
+    if dedup != "none":
+        documents = without_copies(documents, ledger)
+    if dedup == "minhash":
+        documents = without_near_copies(documents, ledger)
+    yield from documents
 
 
 def filter_documents(
@@ -188,11 +131,11 @@ def filter_documents(
 ) -> dict[str, Any]:
     """Write to `writer` the documents of `paths` (none: stdin) worth training on; the rest goes to `ledger`.
 
-    Language comes first, then quality, then copies, so that a survivor is always kept. Returns the report:
-    {in, kept, rejected, rules, languages, settings, normalisation}, where in = kept + rejected. Raises BadInput
-    for a line that is no document unless `settings.skip_bad`, and what `load_identifier` raises.
+    Copies come last, so that of those the survivor is always kept. Returns the report: {in, kept, rejected, rules,
+    lines, languages, settings, normalisation}, where in = kept + rejected, for lines too. Raises BadInput
+    for a line that is no document unless `settings.skip_bad`, and what `load_checks` raises.
     """
-    languages: Counter[str] = Counter()
+    tally = Tally()
     read = kept = 0
 
     def bad_line(error: BadInput) -> None:
@@ -208,31 +151,26 @@ def filter_documents(
                 on_progress(read, None, f"{ledger.total:,} rejected")
             yield document
 
-    documents = counted()
-    if settings.languages:
-        identify = load_identifier(settings.lid_model, settings.languages)
-        documents = by_language(documents, identify, settings, ledger, languages)
-    if settings.quality:
-        documents = by_quality(documents, rules(settings.min_words, settings.min_sentences), ledger)
-    if settings.dedup != "none":
-        documents = without_copies(documents, ledger)
-    if settings.dedup == "minhash":
-        documents = without_near_copies(documents, ledger)
+    checks = load_checks(settings, ledger, tally)
+    documents = without_any_copies(judged(counted(), checks, ledger), settings.dedup, ledger)
     for document in documents:
         writer.write(document)
         kept += 1
     on_progress(read, read, f"{ledger.total:,} rejected")
     assert read == kept + ledger.total, "every document is kept or in the ledger"
-    return _report(read, kept, ledger, languages, settings)
+    assert tally.lines["in"] == tally.lines["kept"] + ledger.lines.total(), "so is every line"
+    return _report(read, kept, ledger, tally, settings)
 
 
-def _report(read: int, kept: int, ledger: Ledger, languages: Counter[str], settings: FilterSettings) -> dict[str, Any]:
+def _report(read: int, kept: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -> dict[str, Any]:
+    dropped = {"dropped": ledger.lines.total(), "rules": dict(ledger.lines.most_common())}
     return {
         "in": read,
         "kept": kept,
         "rejected": ledger.total,
         "rules": dict(ledger.counts.most_common()),
-        "languages": dict(languages.most_common()),
+        "lines": {"in": tally.lines["in"], "kept": tally.lines["kept"]} | dropped,
+        "languages": dict(tally.languages.most_common()),
         "settings": asdict(settings),
         "normalisation": NORMALISATION,
     }

@@ -1,35 +1,32 @@
-"""Is this text worth training on? The rules of Gopher (Rae et al. 2021, arXiv 2112.11446, §A1.1) and of C4 (Raffel et
-al. 2020, arXiv 1910.10683, §2.2), each a measure of the page and the bounds that it must keep.
+"""Is this text worth training on? The rules of Gopher (Rae et al. 2021, arXiv 2112.11446, §A1.1), of C4 (Raffel et
+al. 2020, arXiv 1910.10683, §2.2) and of FineWeb (Penedo et al. 2024, arXiv 2406.17557, §3.6), each a measure of the
+page and the bounds that it must keep.
 
 Where the papers leave a choice it is ours: words are runs of non-space characters, lines and paragraphs are those with
 something on them, and a share of characters is taken over the characters of all words (or lines, or paragraphs).
-C4's line rules drop no line here; they decide which lines count as sentences. Its list of bad words is left out, as
-Llama 2 leaves toxicity in (paper §4.1).
+C4's line rules drop no line here (l2/text/lines.py does); they decide which lines count as sentences. Its list of bad
+words is left out, as Llama 2 leaves toxicity in (paper §4.1). FineWeb's bounds are those of the code that made it,
+datatrove's FineWebQualityFilter: the paper writes 0.1 where the code has 0.01, and leaves out the fourth rule.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from l2.files.errors import UsageError
+from l2.text.lines import ELLIPSES, c4_fault
+
+RULE_SETS = ("gopher", "c4", "fineweb")
+DEFAULT_SETS = ("gopher", "c4")
 MIN_WORDS, MAX_WORDS = 50, 100_000  # Gopher §A1.1
 MIN_SENTENCES = 3  # C4 §2.2
 STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])  # Gopher §A1.1
 BULLETS = ("•", "‣", "◦", "●", "▪", "-", "*")  # Gopher names no characters: ours
-ELLIPSES = ("...", "…")
-C4_LINE_WORDS = 5  # C4 §2.2: shorter lines go
-C4_LINE_ENDS = (".", "!", "?", '"', "”")  # C4 §2.2: a line ends in terminal punctuation or an end quotation mark
-C4_NOTICES = (  # C4 §2.2: warnings about Javascript, and policy notices
-    "javascript",
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
+FINEWEB_LINE_ENDS = tuple(".!?\"'”’…。．！？؟۔।")  # datatrove's five, and what ends a sentence in other scripts (ours)
+FINEWEB_SHORT_LINE = 30  # characters
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 SENTENCE_END = re.compile(r"[.!?][\"”’')\]]*(?=\s|$)")
 
@@ -128,7 +125,8 @@ def _duplicates(parts: list[str]) -> float:
 
 
 def _duplicate_chars(parts: list[str]) -> float:
-    return 1 - _share(sum(map(len, set(parts))), sum(map(len, parts))) if parts else 0.0
+    total = sum(map(len, parts))
+    return _share(total - sum(map(len, set(parts))), total)
 
 
 def duplicate_lines(page: Page) -> float:
@@ -137,7 +135,7 @@ def duplicate_lines(page: Page) -> float:
 
 
 def duplicate_line_chars(page: Page) -> float:
-    """Share of characters in such lines: at most 0.20 (Gopher Table A1)."""
+    """Share of characters in such lines: at most 0.20 (Gopher Table A1), at most 0.01 (FineWeb's code)."""
     return _duplicate_chars(page.lines)
 
 
@@ -183,19 +181,23 @@ def curly_brackets(page: Page) -> float:
 
 
 def sentences(page: Page) -> float:
-    """Sentences in the lines that C4 would keep: at least 3 (C4 §2.2).
-
-    Such a line has 5 words or more, ends in terminal punctuation (an ellipsis is none) and speaks neither of
-    Javascript nor of policies and cookies.
-    """
-    return sum(len(SENTENCE_END.findall(line)) for line in page.lines if _c4_keeps(line))
+    """Sentences in the lines that C4 would keep: at least 3 (C4 §2.2)."""
+    return sum(len(SENTENCE_END.findall(line)) for line in page.lines if c4_fault(line) is None)
 
 
-def _c4_keeps(line: str) -> bool:
-    if not line.endswith(C4_LINE_ENDS) or line.endswith(ELLIPSES) or len(line.split()) < C4_LINE_WORDS:
-        return False
-    lower = line.lower()
-    return not any(notice in lower for notice in C4_NOTICES)
+def punctuated_lines(page: Page) -> float:
+    """Share of lines that end in punctuation: at least 0.12 (FineWeb §3.6)."""
+    return _share(sum(line.endswith(FINEWEB_LINE_ENDS) for line in page.lines), len(page.lines))
+
+
+def short_lines(page: Page) -> float:
+    """Share of lines of 30 characters or fewer: at most 0.67 (FineWeb §3.6)."""
+    return _share(sum(len(line) <= FINEWEB_SHORT_LINE for line in page.lines), len(page.lines))
+
+
+def newline_ratio(page: Page) -> float:
+    """Line breaks for each word: at most 0.3, or it is a list (datatrove; it counts punctuation marks as words)."""
+    return _share(page.text.count("\n"), len(page.words))
 
 
 class Rule(NamedTuple):
@@ -208,10 +210,18 @@ class Rule(NamedTuple):
     english: bool = False
 
 
-def rules(min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES) -> list[Rule]:
-    """All rules in the order in which they are asked, cheap ones first. The arguments replace Gopher's 50, C4's 3."""
+def rules(
+    sets: Iterable[str] = DEFAULT_SETS, min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES
+) -> list[Rule]:
+    """The rules of `sets` in the order in which they are asked, cheap ones first.
+
+    `min_words` and `min_sentences` replace Gopher's 50 and C4's 3. Raises UsageError for a set not in RULE_SETS.
+    """
+    sets = frozenset(sets)
+    if unknown := sorted(sets - set(RULE_SETS)):
+        raise UsageError(f"no set of quality rules {', '.join(unknown)!r}; there are {', '.join(RULE_SETS)}")
     # fmt: off
-    return [
+    table = [
         Rule("gopher_words", words, least=min_words, most=MAX_WORDS),
         Rule("gopher_mean_word_length", mean_word_length, least=3, most=10),
         Rule("gopher_hash_ratio", hash_ratio, most=0.1),
@@ -220,11 +230,15 @@ def rules(min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES) -> lis
         Rule("gopher_ellipsis_lines", ellipsis_lines, most=0.3),
         Rule("gopher_alphabetic_words", alphabetic_words, least=0.8),
         Rule("gopher_stop_words", stop_words, least=2, english=True),
+        Rule("fineweb_punctuated_lines", punctuated_lines, least=0.12),
+        Rule("fineweb_short_lines", short_lines, most=0.67),
+        Rule("fineweb_newline_ratio", newline_ratio, most=0.3),
         Rule("c4_lorem_ipsum", lorem_ipsum, most=0),
         Rule("c4_curly_brackets", curly_brackets, most=0),
         Rule("c4_sentences", sentences, least=min_sentences),
         Rule("gopher_duplicate_lines", duplicate_lines, most=0.30),
         Rule("gopher_duplicate_line_chars", duplicate_line_chars, most=0.20),
+        Rule("fineweb_duplicate_line_chars", duplicate_line_chars, most=0.01),
         Rule("gopher_duplicate_paragraphs", duplicate_paragraphs, most=0.30),
         Rule("gopher_duplicate_paragraph_chars", duplicate_paragraph_chars, most=0.20),
         *(Rule(f"gopher_top_{n}gram", partial(top_ngram, n=n), most=most)
@@ -233,17 +247,32 @@ def rules(min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES) -> lis
           for n, most in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True)),
     ]
     # fmt: on
+    return [rule for rule in table if rule.name.partition("_")[0] in sets]
 
 
-def first_failing(page: Page, table: Sequence[Rule], language: str | None = None) -> tuple[Rule, float, float] | None:
-    """The first rule of `table` that `page` breaks, with its value and the bound it broke; None for a good page.
+class Finding(NamedTuple):
+    """What one rule found in one document: `value`, which was held against `threshold`."""
 
-    language: code of the page's language, or None where it is not known, which counts as English.
+    rule: str
+    value: Any
+    threshold: Any
+    passes: bool
+
+
+def findings(page: Page, table: Sequence[Rule], language: str | None = None) -> Iterator[Finding]:
+    """What each rule of `table` finds, in order; a rule is measured only when its finding is asked for.
+
+    language: code of the page's language, or None where it is not known, which counts as English. The threshold is
+    the bound that a bad page broke; of a good one the bound or, where there are two, [least, most].
     """
     for rule in table:
         if rule.english and language not in (None, "en"):
             continue
         value = rule.measure(page)
-        if not rule.least <= value <= rule.most:
-            return rule, value, rule.least if value < rule.least else rule.most
-    return None
+        if value < rule.least:
+            yield Finding(rule.name, value, rule.least, False)
+        elif value > rule.most:
+            yield Finding(rule.name, value, rule.most, False)
+        else:
+            bounds = [bound for bound in (rule.least, rule.most) if abs(bound) != float("inf")]
+            yield Finding(rule.name, value, bounds if len(bounds) > 1 else bounds[0], True)

@@ -55,6 +55,19 @@ def test_stdin_to_stdout_with_a_ledger_and_a_report(documents, tmp_path):
     assert l2_filter("--quiet", stdin=documents.read_bytes()).stderr == b""
 
 
+def test_private_information_and_blocked_sites(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"{name}.example\n")
+    sites = ["a.example", "x.b.example", "c.example"]
+    documents = [{"text": f"{page(i)} Mail me at me@site.org.", "url": f"https://{s}/"} for i, s in enumerate(sites)]
+    write_records(tmp_path / "docs.jsonl", documents)
+    blocks = ["--url-blocklist", tmp_path / "a", "--url-blocklist", tmp_path / "b"]
+    done = l2_filter(tmp_path / "docs.jsonl", *blocks, "--pii", "replace")
+    (document,) = map(json.loads, done.stdout.splitlines())
+    assert document["text"] == f"{page(2)} Mail me at <EMAIL>."
+    assert b"3 documents, 1 kept; rejected: url_blocklist 2" in done.stderr
+
+
 def test_the_same_command_writes_the_same_bytes(documents, tmp_path):
     for name in ("a", "b"):
         assert (
@@ -122,6 +135,14 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--on-bad", "ignore"], 2, "'ignore' is not one of 'stop', 'skip'"),
         (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--rejects and --output are both x"),
         (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
+        (["docs.jsonl", "--quality", "c4,c5"], 2, "no set of quality rules 'c5'; there are gopher, c4, fineweb"),
+        (["docs.jsonl", "--url-blocklist", "none.txt"], 1, "none.txt: no such file"),
+        (["docs.jsonl", "--url-blocklist", "docs.jsonl"], 65, "docs.jsonl:1: found"),
+        (["docs.jsonl", "--quality-model", "docs.jsonl"], 65, "docs.jsonl: found no fastText model"),
+        (["--train-quality", "docs.jsonl", "docs.jsonl"], 2, "ends in .ftz or .bin, not to -"),
+        (["--train-quality", "docs.jsonl", "none.jsonl", "-o", "q.bin"], 1, "none.jsonl: no such file"),
+        (["--train-quality", "docs.jsonl", "empty.jsonl", "-o", "q.bin"], 65, "empty.jsonl: found no records"),
+        (["x", "--train-quality", "docs.jsonl", "docs.jsonl", "-o", "q.bin"], 2, "filters none, but x is named"),
         (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),
         (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
     ],
@@ -142,7 +163,7 @@ def test_languages_are_told_apart(lid_model, tmp_path):
         "Nadie en el muelle saludó al barco cuando salió del puerto.",
     ]
     write_records(path, ({"id": str(i), "text": text} for i, text in enumerate(texts)))
-    argv = ["filter", str(path), "--lid-model", str(lid_model), "--no-quality", "-o", str(tmp_path / "out.jsonl")]
+    argv = ["filter", str(path), "--lid-model", str(lid_model), "--quality", "none", "-o", str(tmp_path / "out.jsonl")]
     assert main([*argv, "--lang", "en,es", "--rejects", str(tmp_path / "r.jsonl")]) == 0
     assert [(d["id"], d["scores"]["lang"]) for d in read_records([tmp_path / "out.jsonl"])] == [
         ("0", "en"),
@@ -151,3 +172,46 @@ def test_languages_are_told_apart(lid_model, tmp_path):
     (row,) = read_records([tmp_path / "r.jsonl"])
     assert (row["id"], row["rule"], row["value"]["lang"]) == ("1", "language", "fr")
     assert main([*argv, "--lang", "english"]) == 2
+
+
+def test_lines_that_go_are_rows_of_the_ledger(tmp_path):
+    path, out, rejects = tmp_path / "docs.jsonl", tmp_path / "out.jsonl", tmp_path / "r.jsonl"
+    write_records(
+        path, ({"id": str(i), "text": f"Home | News\n{page(i)}\nSeen {i} times today, friends."} for i in range(2))
+    )
+    done = l2_filter(path, "-o", out, "--c4-lines", "--dedup-lines", "--rejects", rejects)
+    assert done.returncode == 0, done.stderr
+    assert [d["text"] for d in read_records([out])] == [f"{page(0)}\nSeen 0 times today, friends.", page(1)]
+    assert [(row["id"], row["text_line"], row["rule"]) for row in read_records([rejects])] == [
+        ("0", 1, "c4_line_end"),
+        ("1", 1, "c4_line_end"),
+        ("1", 3, "duplicate_line"),
+    ]
+    assert b"2 documents, 2 kept; of 6 lines 3 dropped" in done.stderr
+
+
+def test_a_classifier_is_trained_and_then_asked(tmp_path):
+    good, other, path = (tmp_path / name for name in ("good.jsonl", "other.jsonl", "docs.jsonl"))
+    write_records(good, ({"text": page(i)} for i in range(50)))
+    write_records(other, ({"text": f"Click now to buy {i} cheap and best pills! " * 10} for i in range(50)))
+    done = l2_filter("--train-quality", good, other, "-o", tmp_path / "q.bin")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.endswith(b"q.bin: learned from 50 good and 50 other documents\n")
+    write_records(path, [{"id": "a", "text": page(99)}, {"id": "b", "text": "Click now to buy cheap pills."}])
+    rejects = tmp_path / "r.jsonl"
+    done = l2_filter(path, "--quality", "none", "--quality-model", tmp_path / "q.bin", "--rejects", rejects)
+    (document,) = map(json.loads, done.stdout.splitlines())
+    assert document["id"] == "a" and document["scores"]["quality"] > 0.5
+    (row,) = read_records([rejects])
+    assert (row["id"], row["rule"], row["threshold"]) == ("b", "quality_model", 0.5) and row["value"] < 0.5
+
+
+def test_a_document_is_explained(documents, tmp_path):
+    done = l2_filter(documents, "--explain", "3", "--quality", "gopher,fineweb")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows[0] == {"id": "3", "rule": "gopher_words", "value": 2, "threshold": 50, "verdict": "reject"}
+    assert (rows[-1]["rule"], rows[-1]["verdict"], done.stderr) == ("near_duplicate", "pass", b"")
+    done = l2_filter("--explain", "stdin:1", stdin=json.dumps({"text": page(0)}))
+    assert {json.loads(line)["verdict"] for line in done.stdout.splitlines()} == {"pass"}
+    done = l2_filter(documents, "--explain", "9")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"l2 filter: no document has the id '9'\n")

@@ -30,7 +30,7 @@ def test_filter_into_tokenize(tokenizer, tmp_path):
     texts = [" ".join(sentences(300)[i * 20 : i * 20 + 20]) for i in range(15)]
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, texts[3]]))
     done = shell(
-        f"cat docs.jsonl | {L2} filter --no-quality | {L2} tokenize --tokenizer tok.model --out data -", tmp_path
+        f"cat docs.jsonl | {L2} filter --quality none | {L2} tokenize --tokenizer tok.model --out data -", tmp_path
     )
     assert done.returncode == 0, done.stderr
     shard = Shard(tmp_path / done.stdout.strip())

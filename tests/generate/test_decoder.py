@@ -116,6 +116,27 @@ def test_memory_is_bounded_in_advance(monkeypatch):
         generate(model, prompts, keys, Sampling(max_new_tokens=10), max_batch_tokens=11)
 
 
+def test_prompts_are_read_so_many_tokens_at_a_time(monkeypatch):
+    monkeypatch.setattr("l2.generate.engine.PREFILL", 20)
+    read: list[int] = []
+    prefill = Decoder.prefill
+    monkeypatch.setattr(Decoder, "prefill", lambda self, p: read.append(len(p) * max(map(len, p))) or prefill(self, p))
+    model = lively()
+    prompts = [tokens(1, n, 370)[0].tolist() for n in (3, 9, 30, 4, 4, 5, 9)]
+    free = generate(model, prompts, range(7), Sampling(0.0, max_new_tokens=5))
+    assert max(read) == 30 and sorted(read)[-2] <= 20 and len(read) < 7
+    assert [a[0].tokens for a in free] == [
+        generate(model, [p], [0], Sampling(0.0, max_new_tokens=5))[0][0].tokens for p in prompts
+    ]
+
+
+def test_settings_at_the_edge():
+    with pytest.raises(UsageError, match="at least"):
+        generate(lively(), [[1, 5]], [0], Sampling(max_new_tokens=0))
+    cold, greedy = (generate(lively(), [[1, 5]], [0], Sampling(t, max_new_tokens=9)) for t in (1e-40, 0.0))
+    assert cold[0][0].tokens == greedy[0][0].tokens
+
+
 def test_top_k_and_the_penalty_are_transformers():
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(1)) * 3
     said = torch.randint(0, 50, (6, 9), generator=torch.Generator().manual_seed(2))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import add
+from random import Random
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from l2.generate import scoring
 from l2.generate.engine import Sampling, _mix, draw, generate, nucleus, prompt_key, uniform
 from l2.generate.scoring import last_scores, loglikelihood, token_logprobs
 from l2.model.checkpoint import new_model, save_model, scalar_from
+from l2.model.transformer import LanguageModel
 from tests.conftest import small_config
 
 MASK = 2**64 - 1
@@ -153,19 +157,21 @@ def test_first_tokens_over_many_prompts_follow_the_model(top_p):
     assert abs(pairs[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_greedy_text_is_transformers(kv_heads, tokenizer, tmp_path):
-    model = new_model(small_config(tokenizer.vocab_size, n_kv_heads=kv_heads)).eval()
+@pytest.mark.parametrize("shape", [{"n_kv_heads": 4}, {"n_kv_heads": 2}, {"n_kv_heads": 1}, {"tie_embeddings": True}])
+def test_greedy_text_is_transformers(shape, tokenizer, tmp_path):
+    """200 tokens, each the likeliest by transformers after those before it, which is its greedy text."""
+    model = new_model(small_config(tokenizer.vocab_size, max_seq_len=256, **shape)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(3.0)
     save_model(model, tmp_path, tokenizer)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    ours = generate(model, PROMPTS, KEYS, Sampling(temperature=0.0, max_new_tokens=20))
+    ours = generate(model, PROMPTS, KEYS, Sampling(temperature=0.0, max_new_tokens=200), eos_id=-1)
     for prompt, (answer,) in zip(PROMPTS, ours, strict=True):
-        x = torch.tensor([prompt])
-        out = theirs.generate(x, attention_mask=torch.ones_like(x), do_sample=False, max_new_tokens=20, pad_token_id=0)
-        assert answer.tokens == out[0, len(prompt) :].tolist()
+        assert len(answer.tokens) == 200
+        with torch.no_grad():
+            logits = theirs(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1]
+        assert answer.tokens == logits.argmax(-1).tolist()
 
 
 def test_a_draw_depends_on_seed_prompt_sample_and_position_alone():
@@ -244,6 +250,41 @@ def test_chunks_of_rows_change_nothing(monkeypatch):
         hidden = model.hidden(rows)[:, :-1].flatten(0, 1)
         _, entropy = scoring.chosen_logprobs(model, hidden, rows[:, 1:].flatten(), 0.7)
     torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=whole).entropy().flatten())
+
+
+def listen(monkeypatch) -> list[int]:
+    """How many tokens each pass through the model reads, from now on."""
+    read: list[int] = []
+    hidden = LanguageModel.hidden
+    spy = lambda self, tokens, *rest, **more: read.append(tokens.numel()) or hidden(self, tokens, *rest, **more)  # noqa: E731
+    monkeypatch.setattr(LanguageModel, "hidden", spy)
+    return read
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("head", [0, 1, 9])
+def test_shared_prefixes_change_no_score(head, batch_size, monkeypatch):
+    """Few-shot headers, contexts of any length with several choices, empty continuations, contexts that come again."""
+    model = new_model(small_config(), 4).eval()
+    random = Random(head)
+    header = [random.randrange(3, 300) for _ in range(head)]
+    asked = [[*header, *(random.randrange(3, 300) for _ in range(n))] for n in (1, 1, 5, 2, 9, 5)]
+    contexts = [context for context in [*asked, asked[2]] for _ in range(3)]
+    more = [[random.randrange(3, 300) for _ in range(random.choice([0, 1, 2, 6]))] for _ in contexts]
+    plain = [loglikelihood(model, [context], [next_]) for context, next_ in zip(contexts, more, strict=True)]
+    read = listen(monkeypatch)
+    shared = loglikelihood(model, contexts, more, batch_size)
+    assert shared == pytest.approx([value for (value,) in plain], abs=1e-5)
+    if batch_size == 64:
+        assert sum(read) < 0.8 * len(contexts) * max(map(len, map(add, contexts, more)))
+
+
+def test_contexts_that_share_nothing_are_read_in_one_go(monkeypatch):
+    model = new_model(small_config(), 4).eval()
+    read = listen(monkeypatch)
+    loglikelihood(model, [[1, 5, 7], [1, 6, 7]], [[3], [4]])
+    assert read == [8]
+    assert loglikelihood(model, [], []) == []
 
 
 def test_scores_equal_transformers(tokenizer, tmp_path):

@@ -94,14 +94,50 @@ def test_without_a_compiler(shape, rows, monkeypatch):
     test_each_step_has_the_transformers_logits(shape, rows)
 
 
-def test_a_compiler_that_fails_and_a_home_that_is_read_only(monkeypatch, tmp_path):
-    kernels.cache_clear()
+def test_threads_share_the_work(monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for rows in (1, 5):
+            test_each_step_has_the_transformers_logits({"n_kv_heads": 2}, rows)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_compiler_that_fails_and_a_cache_that_is_broken(monkeypatch, tmp_path):
+    def built() -> bool:
+        kernels.cache_clear()
+        return kernels(torch.float32, 8, 1) is not None
+
     monkeypatch.setenv("CXX", "false")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    assert kernels(torch.float32, 8, 1) is None
-    kernels.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not built() and not list(tmp_path.iterdir())
+    monkeypatch.setenv("CXX", "c++ -pipe")
+    assert built()
+    (library,) = tmp_path.rglob("*.so")
+    library.write_bytes(b"torn")
+    assert built() and library.stat().st_size > 4  # made whole again
     (tmp_path / "file").touch()
-    monkeypatch.delenv("CXX")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert kernels(torch.float32, 8, 1) is not None
+    assert built()  # in a place that is gone at once
     kernels.cache_clear()
+
+
+def test_kinds_of_numbers_that_the_processor_lacks(monkeypatch):
+    """fp16, and bf16 as on a CPU without its instructions: oneDNN refuses to pack them."""
+    for dtype in (torch.float16, torch.bfloat16):
+        model = lively().to(dtype)
+        whole = tokens(3, 4)
+        if dtype == torch.bfloat16:
+            monkeypatch.setattr("l2.generate.decoder.packs", lambda dtype: False)
+        with torch.inference_mode():
+            expected, decoder = model(whole), Decoder(model, 3, 4)
+            for at in range(4):
+                logits = decoder.step(whole[:, at], torch.full((3,), at))
+                assert (logits - expected[:, at]).abs().max() < 0.05 * expected[:, at].abs().max()
+
+
+def test_a_full_cache_is_not_written_past():
+    decoder = Decoder(lively(), 2, 5)
+    with torch.inference_mode(), pytest.raises(AssertionError, match="no room"):
+        decoder.step(torch.tensor([3, 4]), torch.tensor([2, 5]))

@@ -183,3 +183,15 @@ def test_an_answer_ends_before_a_stop_text(tokenizer, stop, response):
     )
     assert sample["response"] == response and sample["finish"] == "stop"
     assert (sample["tokens"][-1] == tokenizer.eos_id) == (stop == ("zebra",))
+
+
+def test_a_stop_text_may_begin_a_raw_answer_and_not_be_empty(tokenizer):
+    """The space of a first piece is text too where the answer goes on from plain text."""
+    model = saying(tokenizer, "cat sat", after="x", max_seq_len=120)
+    record = Record({"prompt": "the x", "id": 1}, "f:1")
+    rows = [prompt_ids(tokenizer, record, raw=True)]
+    greedy = Sampling(0.0, max_new_tokens=30)
+    ((sample,),) = sample_answers(model, tokenizer, [record], rows, greedy, name="m", stop=[" cat"], raw=True)
+    assert (sample["response"], sample["finish"]) == ("", "stop")
+    with pytest.raises(UsageError, match="empty"):
+        next(sample_answers(model, tokenizer, [record], rows, greedy, name="m", stop=[""]))

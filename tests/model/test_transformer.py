@@ -174,3 +174,17 @@ def test_missing_and_misshapen_checkpoints_are_told_in_a_sentence(tokenizer, tmp
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(BadInput, match="broken safetensors"):
         l2.load_model(tmp_path)
+
+
+def test_long_attention_is_short_attention(monkeypatch):
+    """Above LONG scores torch's fused kernel takes over, with and without a cache."""
+    model = new_model(small_config(n_kv_heads=1)).eval()
+    spread(model)
+    ids, half = tokens(3, 40), torch.arange(20).expand(3, 20)
+    with torch.no_grad():
+        short = model(ids)
+        monkeypatch.setattr("l2.model.transformer.LONG", 50)
+        torch.testing.assert_close(model(ids), short, atol=1e-4, rtol=0)
+        cache = KVCache(model.config, 3, 40, torch.float32)
+        parts = [model(ids[:, :20], half, cache=cache), model(ids[:, 20:], half + 20, cache=cache)]
+    torch.testing.assert_close(torch.cat(parts, 1), short, atol=1e-4, rtol=0)

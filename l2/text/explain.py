@@ -1,0 +1,73 @@
+"""Why is this document kept, or dropped? Every rule asked of it, none skipped because an earlier one failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from l2.files.errors import L2Error
+from l2.files.jsonl import Record
+from l2.files.ledger import Ledger
+from l2.text.pipeline import FilterSettings, Tally, judged, load_checks, read_documents, without_any_copies
+from l2.text.quality import Finding
+
+COPIES = {"none": (), "exact": ("exact_duplicate",), "minhash": ("exact_duplicate", "near_duplicate")}
+
+
+class _RowsOf:
+    """A ledger's writer that keeps the rows of one document."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity, self.rows = identity, list[Mapping[str, Any]]()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if str(record["id"]) == self.identity:
+            self.rows.append(record)
+
+
+def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings) -> list[dict[str, Any]]:
+    """One row {id, rule, value, threshold, verdict} for each rule that `settings` ask of the document `identity`.
+
+    Verdicts are "pass" and "reject", and "drop line" in rows with a `text_line`. The first "reject" is the row that the
+    ledger of `filter_documents` would have. What depends on other documents is measured against those before this one
+    that would be kept; nothing is read beyond it, and of an exact copy it is not asked whether it is a near one.
+
+    Raises L2Error when there is no such document, and what `filter_documents` raises.
+    """
+    writer = _RowsOf(identity)
+    ledger = Ledger(writer)
+    checks = load_checks(settings, ledger, Tally())
+    rows: list[dict[str, Any]] = []
+
+    def until_found() -> Iterator[Record]:
+        """Documents that would be kept, then the one in question whatever is found."""
+        for document in read_documents(paths, ledger.bad_line if settings.skip_bad else None):
+            if str(document["id"]) != identity:
+                yield from judged((document,), checks, ledger)
+                continue
+            found = [finding for check in checks for finding in check(document)]
+            rows.extend(_row(identity, row, "drop line") for row in writer.rows)
+            rows.extend(_row(identity, finding._asdict(), _verdict(finding)) for finding in found)
+            writer.rows.clear()
+            yield document
+            return
+        raise L2Error(f"no document has the id {identity!r}")
+
+    for _ in without_any_copies(until_found(), settings.dedup, ledger):
+        pass
+    copies = {row["rule"]: row for row in writer.rows}
+    for rule in COPIES[settings.dedup]:
+        if rule in copies:
+            return [*rows, _row(identity, copies[rule], "reject")]
+        rows.append(_row(identity, {"rule": rule, "value": None, "threshold": None}, "pass"))
+    return rows
+
+
+def _verdict(finding: Finding) -> str:
+    return "pass" if finding.passes else "reject"
+
+
+def _row(identity: str, found: Mapping[str, Any], verdict: str) -> dict[str, Any]:
+    shown = {key: found[key] for key in ("text_line", "rule", "value", "threshold") if key in found}
+    return {"id": identity, **shown, "verdict": verdict}

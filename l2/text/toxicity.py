@@ -1,0 +1,92 @@
+"""How toxic a text is, from 0 to 1: by a list of words, or by a fastText classifier (paper §4.1, Figure 13).
+
+The paper scores each line with a HateBERT fine-tuned on ToxiGen and averages over the lines of a document. A fastText
+classifier is averaged in the same way; what a list of words does is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from l2.files.errors import BadInput, L2Error, UsageError
+from l2.text.terms import Terms, Words, canonical
+
+TOXIC = 0.5  # paper Figure 13: a document at or above this is toxic
+LABEL = "__label__"
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
+
+Score = Callable[[str], float]
+
+
+def load_words(path: str | Path) -> list[str]:
+    """The terms of a UTF-8 text file, one a line; blank lines and lines that start with # are none.
+
+    Raises L2Error where there is no such file, BadInput for a line without a word or a file without a term.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise L2Error(f"{path}: no such file")
+    terms = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            term = line.decode().strip()
+        except UnicodeDecodeError:
+            raise BadInput(f"{path}:{number}", "invalid UTF-8", "a term to look for") from None
+        if term and not term.startswith("#"):
+            if not canonical(term):
+                raise BadInput(f"{path}:{number}", f"{term!r} without a word", "a term to look for")
+            terms.append(term)
+    if not terms:
+        raise BadInput(str(path), "no terms", "one term a line")
+    return terms
+
+
+def by_words(terms: Iterable[str]) -> Score:
+    """The share of sentences with a listed term in them (ours).
+
+    Newlines, and white space after . ! or ?, separate sentences; those without a word don't count.
+    """
+    listed = Terms(terms)
+
+    def score(text: str) -> float:
+        if not listed.found(Words(text)):  # as most texts
+            return 0.0
+        sentences = listing = 0
+        for words in map(Words, SENTENCE_END.split(text)):
+            sentences += words.count > 0
+            listing += bool(listed.found(words))
+        return listing / sentences
+
+    return score
+
+
+def by_model(path: str | Path, label: str = "toxic") -> Score:
+    """The probability of `label` by a fastText classifier, averaged over the lines that are not blank.
+
+    A text without such a line scores 0. Raises L2Error where there is no such file, BadInput for one that is no
+    fastText classifier, and UsageError for a label that it has not.
+    """
+    import fasttext
+
+    path = Path(path)
+    if not path.is_file():
+        raise L2Error(f"{path}: no such file")
+    try:
+        predict = fasttext.load_model(str(path)).f.predict  # as in language.py
+        labels = sorted(name.removeprefix(LABEL) for _, name in predict("\n", -1, -1.0, "strict"))
+    except ValueError as error:
+        raise BadInput(str(path), f"no fastText classifier ({error})", "a .bin or .ftz file of fastText") from None
+    if label not in labels:
+        raise UsageError(f"no label {label!r} in {path}; it has {', '.join(labels)}")
+
+    def probability(line: str) -> float:
+        return next((p for p, name in predict(line + "\n", -1, -1.0, "strict") if name == LABEL + label), 0.0)
+
+    def score(text: str) -> float:
+        lines = [line for line in text.split("\n") if line.strip()]
+        # fastText sums in float32: a probability may come out as 1.00002.
+        return sum(min(probability(line), 1.0) for line in lines) / len(lines) if lines else 0.0
+
+    return score
