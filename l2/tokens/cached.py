@@ -8,8 +8,10 @@ its newlines and its words, each with the spaces before it, and most words have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -68,6 +70,7 @@ class Rules:
     why_plain: str | None  # the reason for which cutting is not known to be exact
 
 
+@lru_cache(maxsize=4)
 def read_rules(model_bytes: bytes) -> Rules:
     """Read a valid tokenizer.model (sentencepiece_model.proto names the fields by these numbers)."""
     model: dict[int, list[Any]] = {1: [], 2: [], 3: []}
@@ -108,17 +111,41 @@ class PlainEncoder:
         return np.asarray(self._pieces.encode(part), self._dtype).tobytes()
 
 
+class Words(dict[str, bytes]):
+    """The ids of words, found out when they are first asked for."""
+
+    def __init__(self, model_bytes: bytes, dtype: np.dtype[Any], pairs: frozenset[str]) -> None:
+        """`pairs` as in `Rules`."""
+        self._encode = sentencepiece.SentencePieceProcessor(model_proto=model_bytes + NO_PREFIX).encode
+        self._code, self._pairs = dtype.char, pairs
+        self._old: dict[str, bytes] = {}
+
+    def __missing__(self, word: str) -> bytes:
+        if len(word) > LONGEST:
+            return self._long(word)
+        self[word] = ids = self._old.get(word) or self._spell(word)
+        return ids
+
+    def _spell(self, word: str) -> bytes:
+        return array(self._code, self._encode(word)).tobytes()
+
+    def _long(self, word: str) -> bytes:
+        """A long word, of a script without spaces perhaps, cut wherever it may be."""
+        cuts = [i for i in range(1, len(word)) if word[i - 1 : i + 1] not in self._pairs]
+        return b"".join([self[word[a:b]] for a, b in pairwise([0, *cuts, len(word)])]) if cuts else self._spell(word)
+
+    def turn(self) -> None:
+        """Start a new generation once this one is full; a word of the last one is not spelled again."""
+        if len(self) > GENERATION:
+            self._old = dict(self)
+            self.clear()
+
+
 class CachedEncoder:
     """The same ids for a model whose `Rules.why_plain` is None."""
 
     def __init__(self, model_bytes: bytes, dtype: np.dtype[Any], rules: Rules) -> None:
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model_bytes + NO_PREFIX)
-        self._rules, self._dtype = rules, dtype
-        self._newline = self._pieces.encode("\n")[0]
-        self._always = {"": b"", "\n": np.asarray([self._newline], dtype).tobytes()}
-        # Words that were met since the last turn, and those of the turn before it.
-        self._young: dict[str, bytes] = dict(self._always)
-        self._old: dict[str, bytes] = {}
+        self._words, self._rules = Words(model_bytes, dtype, rules.pairs), rules
 
     def parts(self, text: str, length: int) -> Iterator[str]:
         """Cut `text` where no piece can reach across; a run without such a place stays whole."""
@@ -135,43 +162,10 @@ class CachedEncoder:
 
     def encode(self, part: str) -> bytes:
         """The ids of a part. Memory grows with its length and the cache's bound."""
+        self._words.turn()
         mark = next(c for c in map(chr, range(0x110000)) if c not in part)  # surrogates are in no valid text
         spaced = part.replace(" ", mark + " ").replace(" " + mark, " ")  # a mark before each run of spaces
-        return self._join(spaced.replace("\n", f"{mark}\n{mark}").split(mark))
-
-    def _join(self, words: list[str]) -> bytes:
-        ids = list(map(self._young.get, words))
-        try:
-            return b"".join(ids)  # type: ignore[arg-type]
-        except TypeError:  # None: a word that is new
-            fresh = self._learn({word for word, known in zip(words, ids, strict=True) if known is None})
-            return b"".join(fresh[word] if known is None else known for word, known in zip(words, ids, strict=True))
-
-    def _learn(self, words: set[str]) -> dict[str, bytes]:
-        """The ids of words that `_young` lacks; it has the short ones from now on."""
-        fresh = {word: self._old[word] for word in words if word in self._old}
-        new = [word for word in words if word not in fresh and len(word) <= LONGEST]
-        if new:
-            fresh |= zip(new, self._spell(new), strict=True)
-        if len(self._young) + len(fresh) > GENERATION:
-            self._old, self._young = self._young, dict(self._always)
-        self._young |= fresh
-        for word in words:
-            if len(word) > LONGEST:
-                fresh[word] = self._long(word)
-        return fresh
-
-    def _long(self, word: str) -> bytes:
-        """A long word, of a script without spaces perhaps, cut wherever it may be."""
-        cuts = [i for i in range(1, len(word)) if word[i - 1 : i + 1] not in self._rules.pairs]
-        return self._join([word[a:b] for a, b in pairwise([0, *cuts, len(word)])]) if cuts else self._spell([word])[0]
-
-    def _spell(self, words: Iterable[str]) -> list[bytes]:
-        """What SentencePiece says of each word: one call, with newlines between them."""
-        ids = self._pieces.encode("\n".join(words), return_type="numpy")
-        ends, size, data = np.flatnonzero(ids == self._newline), self._dtype.itemsize, ids.astype(self._dtype).tobytes()
-        edges = [-1, *ends.tolist(), len(ids)]
-        return [data[(a + 1) * size : b * size] for a, b in pairwise(edges)]
+        return b"".join(map(self._words.__getitem__, spaced.replace("\n", f"{mark}\n{mark}").split(mark)))
 
 
 def make_encoder(model_bytes: bytes, dtype: np.dtype[Any]) -> Encoder:

@@ -87,9 +87,9 @@ def test_memory_is_bounded(mixed_tokenizer, monkeypatch):
     encoder = make_encoder(mixed_tokenizer.model_bytes, U2)
     for i in range(2000):
         encoder.encode(f" word{i} the {'x' * 500}{i}")
-        assert len(encoder._young) <= 110 and len(encoder._old) <= 110
-        assert max(map(len, encoder._young)) <= cached.LONGEST
-    assert " the" in encoder._young  # what is met all the time is kept
+        assert len(encoder._words) <= 110 and len(encoder._words._old) <= 110
+        assert max(map(len, encoder._words)) <= cached.LONGEST
+    assert " the" in encoder._words  # what is met all the time is kept
 
 
 @pytest.mark.parametrize("unit", ["^", " ", "ab", "漢", "漢字図", "0", "\n", "=-", "\u2581"])
