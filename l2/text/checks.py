@@ -11,10 +11,12 @@ from typing import Any
 
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
+from l2.text.conditions import Condition, look_up
 from l2.text.language import Identify
 from l2.text.lines import SeenLines, edited
 from l2.text.private import blocked, replaced
 from l2.text.quality import Finding, Page, Rule, findings
+from l2.text.toxicity import Score
 
 Check = Callable[[Record], Iterator[Finding]]
 
@@ -75,6 +77,18 @@ def quality_check(table: Sequence[Rule]) -> Check:
     return check
 
 
+def measure_check(table: Sequence[Rule]) -> Check:
+    """What the rules of `table` measure, whatever the language, as scores {rule: value}; nothing is held against it."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        page = Page(document["text"])
+        measures = {rule.name: rule.measure(page) for rule in table}
+        _add_scores(document, measures)
+        yield from (Finding(name, value, None, True) for name, value in measures.items())
+
+    return check
+
+
 def classifier_check(quality: Callable[[str], float], threshold: float) -> Check:
     """A document is good with a probability of at least `threshold`; scores {quality}."""
 
@@ -82,6 +96,17 @@ def classifier_check(quality: Callable[[str], float], threshold: float) -> Check
         score = quality(document["text"])
         _add_scores(document, {"quality": score})
         yield Finding("quality_model", score, threshold, score >= threshold)
+
+    return check
+
+
+def toxicity_check(toxicity: Score, threshold: float | None) -> Check:
+    """A document is at most as toxic as `threshold`, if there is one; scores {toxicity}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        score = toxicity(document["text"])
+        _add_scores(document, {"toxicity": score})
+        yield Finding("toxicity", score, threshold, threshold is None or score <= threshold)
 
     return check
 
@@ -95,5 +120,16 @@ def private_check(drop: bool) -> Check:
             document["text"] = text
         _add_scores(document, {"pii": counts})
         yield Finding("pii", counts, 0 if drop else None, not (drop and any(counts.values())))
+
+    return check
+
+
+def condition_check(conditions: Sequence[Condition]) -> Check:
+    """All `conditions` hold for a document's fields; the rule is the field, the threshold the condition's text."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        for condition in conditions:
+            value = look_up(document, condition.field)
+            yield Finding(condition.field, value, condition.text, condition.holds(value))
 
     return check

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2.files.errors import L2Error
+from l2.files.errors import L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
 from l2.text.pipeline import FilterSettings, Tally, judged, load_checks, read_documents, without_any_copies
@@ -33,8 +33,11 @@ def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings
     ledger of `filter_documents` would have. What depends on other documents is measured against those before this one
     that would be kept; nothing is read beyond it, and of an exact copy it is not asked whether it is a near one.
 
-    Raises L2Error when there is no such document, and what `filter_documents` raises.
+    Raises L2Error when there is no such document, UsageError where `settings` only score, and what
+    `filter_documents` raises.
     """
+    if settings.score_only:
+        raise UsageError("scoring only drops no document, so that there is nothing to explain")
     writer = _RowsOf(identity)
     ledger = Ledger(writer)
     checks = load_checks(settings, ledger, Tally())

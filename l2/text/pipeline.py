@@ -12,18 +12,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from l2.files.errors import BadInput
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record, RecordWriter, read_records
 from l2.files.ledger import Ledger
 from l2.files.progress import OnProgress, ignore
-from l2.text.checks import Check, classifier_check, language_check, line_check, private_check, quality_check, url_check
+from l2.text.checks import (
+    Check,
+    classifier_check,
+    condition_check,
+    language_check,
+    line_check,
+    measure_check,
+    private_check,
+    quality_check,
+    toxicity_check,
+    url_check,
+)
 from l2.text.classifier import load_quality
+from l2.text.conditions import parse_conditions
 from l2.text.copies import without_copies, without_near_copies
 from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
 from l2.text.lines import SeenLines
 from l2.text.private import read_blocklist
 from l2.text.quality import DEFAULT_SETS, MIN_SENTENCES, MIN_WORDS, rules
+from l2.text.toxicity import load_toxicity
 
 Privacy = Literal["keep", "replace", "drop"]
 Dedup = Literal["minhash", "exact", "none"]
@@ -31,7 +44,11 @@ Dedup = Literal["minhash", "exact", "none"]
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact."""
+    """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact.
+
+    toxicity_threshold None: toxicity is scored and left in, as the paper does (§4.1). score_only: documents get the
+    scores of every check, and all are kept; thresholds stand idle.
+    """
 
     url_blocklists: tuple[str, ...] = ()
     c4_lines: bool = False
@@ -44,7 +61,12 @@ class FilterSettings:
     min_sentences: int = MIN_SENTENCES
     quality_model: str | None = None
     quality_threshold: float = 0.5
+    toxicity_words: str | None = None
+    toxicity_model: str | None = None
+    toxicity_threshold: float | None = None
     pii: Privacy = "keep"
+    where: tuple[str, ...] = ()
+    score_only: bool = False
     dedup: Dedup = "minhash"
     skip_bad: bool = False
 
@@ -82,8 +104,10 @@ class Tally:
 def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
     """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
-    Raises what `read_blocklist`, `load_identifier`, `rules` and `load_quality` raise.
+    Conditions come last, so that they see every score. Raises UsageError for settings that contradict one another,
+    and what `read_blocklist`, `load_identifier`, `rules`, `load_quality`, `load_toxicity`, `parse_conditions` raise.
     """
+    _agree(settings)
     checks: list[Check] = []
     if settings.url_blocklists:
         checks.append(url_check(read_blocklist(settings.url_blocklists)))
@@ -94,12 +118,41 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
         identify = load_identifier(settings.lid_model, settings.languages)
         checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
     if table := rules(settings.quality, settings.min_words, settings.min_sentences):
-        checks.append(quality_check(table))
+        checks.append(measure_check(table) if settings.score_only else quality_check(table))
     if settings.quality_model is not None:
         checks.append(classifier_check(load_quality(settings.quality_model), settings.quality_threshold))
+    toxicity = load_toxicity(settings.toxicity_words, settings.toxicity_model)
+    if toxicity is not None:
+        checks.append(toxicity_check(toxicity, settings.toxicity_threshold))
+    elif settings.toxicity_threshold is not None:
+        raise UsageError("a threshold of toxicity needs words or a model to score by")
     if settings.pii != "keep":
         checks.append(private_check(drop=settings.pii == "drop"))
+    if settings.where:
+        checks.append(condition_check(parse_conditions(settings.where)))
     return checks
+
+
+def _agree(settings: FilterSettings) -> None:
+    """Raises UsageError where something that drops or changes a text is asked for together with `score_only`."""
+    asked = {
+        "a URL block list": settings.url_blocklists,
+        "dropping lines": settings.c4_lines or settings.dedup_lines,
+        "replacing private information": settings.pii == "replace",
+        "a condition": settings.where,
+        "dropping copies": settings.dedup != "none",
+    }
+    if settings.score_only and (against := [what for what, is_asked in asked.items() if is_asked]):
+        raise UsageError(f"scoring only leaves every document as it is; {against[0]} is asked for too")
+
+
+def scored(documents: Iterable[Record], checks: Sequence[Check]) -> Iterator[Record]:
+    """All documents, with the scores that `checks` add; findings don't count."""
+    for document in documents:
+        for check in checks:
+            for _ in check(document):
+                pass
+        yield document
 
 
 def judged(documents: Iterable[Record], checks: Sequence[Check], ledger: Ledger) -> Iterator[Record]:
@@ -152,7 +205,8 @@ def filter_documents(
             yield document
 
     checks = load_checks(settings, ledger, tally)
-    documents = without_any_copies(judged(counted(), checks, ledger), settings.dedup, ledger)
+    passed = scored(counted(), checks) if settings.score_only else judged(counted(), checks, ledger)
+    documents = without_any_copies(passed, settings.dedup, ledger)
     for document in documents:
         writer.write(document)
         kept += 1

@@ -43,6 +43,18 @@ def load_words(path: str | Path) -> list[str]:
     return terms
 
 
+def load_toxicity(words: str | Path | None, model: str | Path | None, label: str = "toxic") -> Score | None:
+    """The score by a file of words, or by a classifier and its `label`; None where neither is named.
+
+    Raises UsageError for both, and what `load_words` and `by_model` raise.
+    """
+    if words is not None and model is not None:
+        raise UsageError("toxicity is scored by words or by a model, not by both")
+    if words is not None:
+        return by_words(load_words(words))
+    return by_model(model, label) if model is not None else None
+
+
 def by_words(terms: Iterable[str]) -> Score:
     """The share of sentences with a listed term in them (ours).
 

@@ -144,6 +144,18 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["--train-quality", "docs.jsonl", "empty.jsonl", "-o", "q.bin"], 65, "empty.jsonl: found no records"),
         (["x", "--train-quality", "docs.jsonl", "docs.jsonl", "-o", "q.bin"], 2, "filters none, but x is named"),
         (["docs.jsonl", "--dedup", "fuzzy"], 2, "fuzzy"),
+        (
+            ["docs.jsonl", "--where", "__import__('os') < 1"],
+            2,
+            "a condition is FIELD OP VALUE, as scores.toxicity < 0.5",
+        ),
+        (["docs.jsonl", "--where", "a < 1", "--where", "b < c"], 2, "'b < c' has no number or double-quoted string"),
+        (["docs.jsonl", "--where", "a < 1", "--score-only"], 2, "a condition is asked for too"),
+        (["docs.jsonl", "--score-only", "--dedup", "exact"], 2, "dropping copies is asked for too"),
+        (["docs.jsonl", "--score-only", "--explain", "1"], 2, "nothing to explain"),
+        (["docs.jsonl", "--toxicity-threshold", "0.5"], 2, "needs words or a model"),
+        (["docs.jsonl", "--toxicity-words", "docs.jsonl", "--toxicity-model", "x"], 2, "not by both"),
+        (["docs.jsonl", "--toxicity-words", "none.txt"], 1, "none.txt: no such file"),
         (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
     ],
 )
@@ -215,3 +227,21 @@ def test_a_document_is_explained(documents, tmp_path):
     assert {json.loads(line)["verdict"] for line in done.stdout.splitlines()} == {"pass"}
     done = l2_filter(documents, "--explain", "9")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"l2 filter: no document has the id '9'\n")
+
+
+def test_scores_first_and_the_decision_later(documents, tmp_path):
+    words, rejects = tmp_path / "words.txt", tmp_path / "r.jsonl"
+    words.write_text("short\n")
+    scored = l2_filter(documents, "--score-only", "--toxicity-words", words)
+    rows = [json.loads(line) for line in scored.stdout.splitlines()]
+    assert [(row["id"], row["scores"]["toxicity"]) for row in rows] == [
+        ("0", 0.0), ("1", 0.0), ("2", 0.0), ("3", 1.0), ("4", 0.0)
+    ]  # fmt: skip
+    assert all(row["scores"]["gopher_words"] == len(row["text"].split()) for row in rows)
+    done = l2_filter("--where", "scores.gopher_words < 9", "--rejects", rejects, stdin=scored.stdout)
+    assert done.stdout == scored.stdout.splitlines(keepends=True)[3]  # no default rule is asked, no byte is changed
+    assert b"5 documents, 1 kept; rejected: scores.gopher_words 4" in done.stderr
+    assert {row["threshold"] for row in read_records([rejects])} == {"scores.gopher_words < 9"}
+    conditions = ["--where", "scores.toxicity <= 0.5", "--where", 'id != "1"']
+    done = l2_filter(*conditions, "--dedup", "exact", stdin=scored.stdout)
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "4"]

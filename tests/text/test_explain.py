@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from l2.files.errors import L2Error
+from l2.files.errors import L2Error, UsageError
 from l2.files.ledger import Ledger
 from l2.text.explain import explain
 from l2.text.pipeline import FilterSettings, filter_documents
@@ -84,3 +84,28 @@ def test_nothing_is_read_beyond_it_and_a_missing_one_is_told(documents):
     assert explain([documents], "good", FilterSettings())
     with pytest.raises(L2Error, match="no document has the id 'nobody'"):
         explain([documents], "nobody", FilterSettings(skip_bad=True))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.2])
+def test_toxicity_and_conditions_are_explained_as_the_ledger_has_them(documents, tmp_path, threshold):
+    (tmp_path / "words").write_text("repeated\n")
+    where = ("scores.toxicity <= 0.5", 'id != "menu"', "scores.lang_p >= 0.5")
+    asked = FilterSettings(
+        quality=(), dedup="none", toxicity_words=str(tmp_path / "words"), toxicity_threshold=threshold, where=where
+    )
+    kept, ledger = Rows(), Rows()
+    filter_documents([documents], kept, Ledger(ledger), asked)
+    assert (kept, len(ledger)) == ([], len(TEXTS))  # no document has a lang_p
+    for key, row in zip(TEXTS, ledger, strict=True):
+        explained = explain([documents], key, asked)
+        toxicity = float(key == "blocked")
+        assert [(r["rule"], r["value"], r["threshold"], r["verdict"]) for r in explained] == [
+            ("toxicity", toxicity, threshold, "reject" if threshold is not None and toxicity > threshold else "pass"),
+            ("scores.toxicity", toxicity, where[0], "reject" if toxicity > 0.5 else "pass"),
+            ("id", key, where[1], "reject" if key == "menu" else "pass"),
+            ("scores.lang_p", None, where[2], "reject"),
+        ]
+        first = next(r for r in explained if r["verdict"] == "reject")
+        assert [first[k] for k in ("rule", "value", "threshold")] == [row[k] for k in ("rule", "value", "threshold")]
+    with pytest.raises(UsageError, match="nothing to explain"):
+        explain([documents], "good", FilterSettings(score_only=True, dedup="none"))

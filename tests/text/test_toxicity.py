@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.text.toxicity import by_model, by_words, load_words
+from l2.text.toxicity import by_model, by_words, load_toxicity, load_words
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,14 @@ def test_no_classifier_and_no_such_label(classifier, tmp_path):
     (tmp_path / "text.bin").write_text("no model")
     with pytest.raises(BadInput, match=r"text\.bin: found no fastText classifier"):
         by_model(tmp_path / "text.bin")
+
+
+def test_words_or_a_model_or_neither(classifier, tmp_path):
+    (tmp_path / "words.txt").write_text("fool\n")
+    text = "you vile fool\nyou dear friend"
+    assert load_toxicity(None, None) is None
+    assert load_toxicity(tmp_path / "words.txt", None)(text) == 1 / 2
+    assert load_toxicity(None, classifier)(text) == by_model(classifier)(text) > 0.4
+    assert load_toxicity(None, classifier, "nontoxic")(text) == by_model(classifier, "nontoxic")(text)
+    with pytest.raises(UsageError, match="not by both"):
+        load_toxicity(tmp_path / "words.txt", classifier)
