@@ -23,11 +23,19 @@ def pretrain(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="tokenizer.model; default: the one beside the shards.")
     ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            "--mix",
+            help="Epochs of each source in one pass: 'wiki*=2,web*=1', by shard name, first match "
+            "(LLaMA-1: Wikipedia 2.45, books 2.23, web 1.1). Default: 1 of all.",
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=0, help="Optimizer steps; 0: untrained. Default: one epoch.")
+        int | None, typer.Option("--steps", min=0, help="Optimizer steps; 0: untrained. Default: one pass.")
     ] = None,
     seq_len: Annotated[
         int | None, typer.Option("--seq-len", min=2, help="Context in tokens; default: the preset's.")
@@ -70,6 +78,7 @@ def pretrain(
     from l2.tokens.shards import Shard, check_tokenizer
     from l2.tokens.tokenizer import MODEL_FILE
     from l2.train.loop import Settings
+    from l2.train.mix import EVERYTHING, parse_mix
     from l2.train.presets import choose_preset, find_preset
     from l2.train.pretrain import Pretraining
     from l2.train.schedule import warmup_of
@@ -79,7 +88,6 @@ def pretrain(
     held_out = [Shard(path, raw_uint16) for path in expand(val_shards or ())]
     vocabulary = _tokenizer(tokenizer, data)
     check_tokenizer([*data, *held_out], vocabulary.sha256)
-    hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     where = pick_device(device)
     tokens = sum(shard.token_count for shard in data)
     name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
@@ -95,7 +103,9 @@ def pretrain(
         vocabulary.bos_id,
         held_out,
         cross_document,
+        sources=parse_mix(mix) if mix is not None else EVERYTHING,
     )
+    hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     total = objective.epoch_steps if steps is None else steps
     plan = Settings(
         steps=total,
@@ -117,9 +127,15 @@ def pretrain(
         "cross_document": cross_document,
         "seed": seed,
     }
+    if mix is not None:
+        settings["mix"] = mix
     console.say(
         f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
     )
+    if mix is not None:
+        for source in objective.planned(total):
+            amount = f"{source.tokens:,} tokens ({source.share:.1%})"
+            console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
     if dry_run:
         return
     run_training(

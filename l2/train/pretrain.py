@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from l2.files.errors import BadInput
+from l2.files.errors import BadInput, UsageError
 from l2.model.transformer import LanguageModel
 from l2.tokens.packing import document_mask
 from l2.tokens.shards import Shard
 from l2.train.loop import Micro, Sums
-from l2.train.order import step_items
+from l2.train.mix import EVERYTHING, Planned, Source, source_of_each
+from l2.train.order import MixedOrder
 
 CHUNK = 4096  # rows of logits held at once
 
@@ -56,8 +57,8 @@ class Windows:
 
     def __init__(self, shards: Sequence[Shard], length: int) -> None:
         self.shards, self.length = shards, length
-        counts = [max(0, -(-(shard.token_count - 1) // length)) for shard in shards]
-        self._ends = list(accumulate(counts))
+        self.counts = [max(0, -(-(shard.token_count - 1) // length)) for shard in shards]  # of each shard
+        self._ends = list(accumulate(self.counts))
         if not self._ends or not self._ends[-1]:
             raise BadInput(", ".join(str(s.path) for s in shards), "fewer than 2 tokens", "tokens to train on")
 
@@ -108,10 +109,24 @@ class Pretraining:
         held_out: Sequence[Shard] = (),
         cross_document: bool = False,
         held_out_windows: int = 256,
+        sources: Sequence[Source] = EVERYTHING,
     ) -> None:
-        """`batch` windows a step, `micro` at once; validation reads the first `held_out_windows` of `held_out`."""
-        self.windows = Windows(shards, length)
-        self.batch_size, self.micro, self.seed, self.bos_id = batch, micro, seed, bos_id
+        """`batch` windows a step, `micro` at once; validation reads the first `held_out_windows` of `held_out`.
+
+        Raises UsageError when a shard is of none of the `sources`, or a source has no shard or no window to read.
+        """
+        source_of = source_of_each(sources, [shard.path for shard in shards])
+        by_source = sorted(range(len(shards)), key=source_of.__getitem__)
+        self.windows = Windows([shards[i] for i in by_source], length)
+        sizes, self._targets = [0] * len(sources), [0] * len(sources)
+        for i, count in zip(by_source, self.windows.counts, strict=True):
+            sizes[source_of[i]] += count
+            self._targets[source_of[i]] += max(0, shards[i].token_count - 1)
+        self.sources, self.order = sources, MixedOrder(sizes, [source.epochs for source in sources], seed)
+        for source, size, visits in zip(sources, sizes, self.order.visits, strict=True):
+            if not visits:
+                raise UsageError(f"--mix: {source.epochs:g} epochs of the {size} windows of {source.pattern} are none")
+        self.batch_size, self.micro, self.bos_id = batch, micro, bos_id
         self.cross_document = cross_document
         self._held_out: list[Micro] = []
         if held_out:
@@ -126,13 +141,23 @@ class Pretraining:
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of one epoch: whole batches alone, so that no window is seen twice."""
-        return max(1, len(self.windows) // self.batch_size)
+        """Steps of one pass: whole batches alone, so that no window is seen more often than its epochs say."""
+        return max(1, len(self.order) // self.batch_size)
+
+    def planned(self, steps: int) -> list[Planned]:
+        """What a run of `steps` reads of each source; tokens as if all windows of a source were of its mean length."""
+        seen = self.order.visits_in(steps * self.batch_size)
+        epochs = [visits / size for visits, size in zip(seen, self.order.sizes, strict=True)]
+        tokens = [round(times * targets) for times, targets in zip(epochs, self._targets, strict=True)]
+        total = max(1, sum(tokens))
+        return [
+            Planned(source.pattern, n, n / total, times)
+            for source, n, times in zip(self.sources, tokens, epochs, strict=True)
+        ]
 
     def batch(self, step: int) -> list[Micro]:
         """The windows of `step`, see `Objective`."""
-        items = step_items(step, self.batch_size, len(self.windows), self.seed)
-        return list(self._micros([self.windows[i] for i in items]))
+        return list(self._micros([self.windows[i] for i in self.order.step_items(step, self.batch_size)]))
 
     def validation(self) -> list[Micro]:
         """The first windows of the held-out shards."""
