@@ -8,58 +8,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import platform
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
-import xxhash
 from torch import Tensor
 from torch.nn import functional as F
 
-from l2.files.atomic import write_atomic
-from l2.files.errors import L2Error
+from l2.files.compiled import compiled
 from l2.model.config import ModelConfig
 
 SOURCE = Path(__file__).with_name("decode.cpp")
 SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
 # sums may be taken in any order, so that they can be vectorised; -ffast-math would also flush denormals in all of torch
 SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
-FLAGS = ["-std=gnu++17", "-O3", "-march=native", *SUMS, "-fopenmp", "-shared", "-fPIC"]
-
-
-def _processor() -> str:
-    """What tells machines apart that must not share code compiled for one of them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-
-
-def _library(defines: list[str]) -> ctypes.CDLL | None:
-    """decode.cpp compiled, from the user's cache where it was built before; None where it can't be built."""
-    compiler = shlex.split(os.environ.get("CXX") or "c++")
-    key = "\n".join([SOURCE.read_text(), *FLAGS, *defines, *compiler, _processor()])
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    built = Path(home, "l2", f"decode-{xxhash.xxh3_64_hexdigest(key.encode())}.so")
-    with suppress(OSError):  # not there, or broken: built anew
-        return ctypes.CDLL(str(built))
-    with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, built.name)
-        command = [*compiler, *FLAGS, *defines, str(SOURCE), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        with suppress(OSError, L2Error):  # a home that can't be written to: built anew in each process
-            write_atomic(built, made.read_bytes())
-        return ctypes.CDLL(str(made))
-    return None
-
+FLAGS = [*SUMS, "-fopenmp"]
 
 RowStep = Callable[[Tensor, int], Tensor]
 
@@ -119,7 +83,8 @@ def kernels(dtype: torch.dtype, head_dim: int, group: int) -> Kernels | None:
     """For heads of `head_dim` of which `group` share a key; None where they can't be built: torch does it all."""
     if dtype not in SCALARS:
         return None
-    library = _library([f"-DSCALAR={SCALARS[dtype]}", f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}"])
+    shape = [f"-DSCALAR={SCALARS[dtype]}", f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}"]
+    library = compiled(SOURCE, [*FLAGS, *shape])
     return Kernels(library) if library else None
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import random
+import resource
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2.files.compiled import compiled
 from l2.tokens import cached
-from l2.tokens.cached import CachedEncoder, PlainEncoder, make_encoder, read_rules
+from l2.tokens.cached import CachedEncoder, CompiledWords, PlainEncoder, Words, make_encoder, read_rules
 from l2.tokens.tokenizer import Tokenizer
 from tests.conftest import sentences
 
@@ -45,61 +49,92 @@ def ids_of(encoder, words: str, length: int = 2**18) -> list[int]:
     return np.frombuffer(b"".join(map(encoder.encode, encoder.parts(words, length))), U2).tolist()
 
 
+def in_python(model: bytes) -> CachedEncoder:
+    """As it is where there is no compiler."""
+    rules = read_rules(model)
+    return CachedEncoder(rules, Words(model, rules, U2))
+
+
 @pytest.fixture(scope="module")
-def worlds(tokenizer, mixed_tokenizer) -> list[tuple[sentencepiece.SentencePieceProcessor, CachedEncoder]]:
-    models = [tokenizer.model_bytes, mixed_tokenizer.model_bytes]
-    return [(sentencepiece.SentencePieceProcessor(model_proto=m), make_encoder(m, U2)) for m in models]
+def worlds(tokenizer, mixed_tokenizer, published) -> list[tuple[sentencepiece.SentencePieceProcessor, list]]:
+    """Vocabularies, and their encoders, which live through all examples: cold at first, then warm."""
+    models = [tokenizer.model_bytes, mixed_tokenizer.model_bytes, published]
+    worlds = [
+        (sentencepiece.SentencePieceProcessor(model_proto=model), [make_encoder(model, U2), in_python(model)])
+        for model in models
+    ]
+    assert all(isinstance(encoders[0].words, CompiledWords) for _, encoders in worlds), "no C++ compiler"
+    return worlds
 
 
 @given(text, st.integers(1, 20))
 def test_the_ids_are_those_of_sentencepiece(worlds, words, length):
-    """Warm and cold (the encoders live through all examples), whole and in parts."""
-    for pieces, encoder in worlds:
-        assert isinstance(encoder, CachedEncoder)
-        assert ids_of(encoder, words) == ids_of(encoder, words, length) == pieces.encode(words)
+    """Whole and in parts."""
+    for pieces, encoders in worlds:
+        for encoder in encoders:
+            assert ids_of(encoder, words) == ids_of(encoder, words, length) == pieces.encode(words)
 
 
+def test_real_text(worlds):
+    """A document of this length, prose and code, and its words in any order."""
+    documents = [Path(__file__).read_text(), Path(__file__).parents[2].joinpath("LOG.md").read_text()]
+    shuffled = random.Random(0).sample(words := " ".join(documents).split(" "), len(words))
+    for pieces, encoders in worlds:
+        for document in [*documents, " ".join(shuffled), "".join(shuffled)]:
+            expected = pieces.encode(document)
+            assert all(ids_of(encoder, document) == expected for encoder in encoders)
+
+
+@settings(deadline=None)  # it is compiled the first time
 @given(st.lists(text, max_size=5))
 def test_a_small_cache_and_short_words(mixed_tokenizer, texts):
     """Generations that turn at every word, and words all of which are long."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=mixed_tokenizer.model_bytes)
+    small = compiled(cached.SOURCE, ["-DID=uint16_t", "-DWORDS=3", "-DLETTERS=9", "-DLONGEST=5"])
+    rules = read_rules(mixed_tokenizer.model_bytes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cached, "GENERATION", 3)
         patch.setattr(cached, "LONGEST", 2)
-        encoder = make_encoder(mixed_tokenizer.model_bytes, U2)
-        assert [ids_of(encoder, words) for words in texts * 2] == pieces.encode(texts * 2)
-
-
-@given(text, st.integers(1, 20))
-def test_a_published_vocabulary(published_pair, words, length):
-    pieces, encoder = published_pair
-    assert isinstance(encoder, CachedEncoder)
-    assert ids_of(encoder, words, length) == pieces.encode(words)
-
-
-@pytest.fixture(scope="module")
-def published_pair(published):
-    return sentencepiece.SentencePieceProcessor(model_proto=published), make_encoder(published, U2)
+        for encoder in (in_python(mixed_tokenizer.model_bytes), CachedEncoder(rules, CompiledWords(small, rules, U2))):
+            assert [ids_of(encoder, words) for words in texts * 2] == pieces.encode(texts * 2)
 
 
 def test_memory_is_bounded(mixed_tokenizer, monkeypatch):
     monkeypatch.setattr(cached, "GENERATION", 100)
-    encoder = make_encoder(mixed_tokenizer.model_bytes, U2)
+    encoder = in_python(mixed_tokenizer.model_bytes)
     for i in range(2000):
         encoder.encode(f" word{i} the {'x' * 500}{i}")
-        assert len(encoder._words) <= 110 and len(encoder._words._old) <= 110
-        assert max(map(len, encoder._words)) <= cached.LONGEST
-    assert " the" in encoder._words  # what is met all the time is kept
+        assert len(encoder.words) <= 110 and len(encoder.words._old) <= 110
+        assert max(map(len, encoder.words)) <= cached.LONGEST
+    assert " the" in encoder.words  # what is met all the time is kept
+
+
+def test_more_words_than_are_remembered(published):
+    """The compiled cache forgets them all now and then, and stays as large as it is."""
+    pieces, encoder = sentencepiece.SentencePieceProcessor(model_proto=published), make_encoder(published, U2)
+    many = [" ".join(f"w{i}" for i in range(start, start + 60_000)) for start in range(0, 1_200_000, 60_000)]
+    for i, words in enumerate(many):
+        ids = ids_of(encoder, words)
+        if i == 1:
+            before = resident()
+        if i % 9 == 0:
+            assert ids == pieces.encode(words)
+    assert resident() - before < 60e6
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize("unit", ["^", " ", "ab", "漢", "漢字図", "0", "\n", "=-", "\u2581"])
 def test_a_long_run_takes_little_time(published, unit):
     """Linear: no run of anything costs more than SentencePiece's own second or so for it."""
-    encoder, words = make_encoder(published, U2), unit * (600_000 // len(unit))
-    start = time.monotonic()
-    ids = ids_of(encoder, words)
-    assert time.monotonic() - start < 10
-    assert Tokenizer(published).decode(ids) == words.replace("\u2581", " ")
+    words = unit * (600_000 // len(unit))
+    for encoder in (make_encoder(published, U2), in_python(published)):
+        start = time.monotonic()
+        ids = ids_of(encoder, words)
+        assert time.monotonic() - start < 10
+        assert Tokenizer(published).decode(ids) == words.replace("\u2581", " ")
 
 
 def test_parts_are_about_as_long_as_asked(mixed_tokenizer):
@@ -135,6 +170,8 @@ CHANGES = {
     "its spaces stay spaces": lambda m: setattr(m.normalizer_spec, "escape_whitespaces", False),
     "it has user-defined or unused pieces": lambda m: setattr(m.pieces[400], "type", 4),
     "a piece reaches into the next word": lambda m: setattr(m.pieces[400], "piece", "a\u2581b"),
+    "a piece holds a space": lambda m: setattr(m.pieces[400], "piece", "a b"),
+    "a control piece is a character": lambda m: setattr(m.pieces[1], "piece", "\ue000"),
     "a piece holds a newline": lambda m: setattr(m.pieces[400], "piece", "a\n"),
 }
 
@@ -164,6 +201,5 @@ def test_a_model_that_normalises(tmp_path):
 @given(text)
 def test_a_model_without_a_prefix(mixed_tokenizer, words):
     data = mixed_tokenizer.model_bytes + cached.NO_PREFIX
-    encoder = make_encoder(data, U2)
-    assert isinstance(encoder, CachedEncoder)
-    assert ids_of(encoder, words, 5) == sentencepiece.SentencePieceProcessor(model_proto=data).encode(words)
+    expected = sentencepiece.SentencePieceProcessor(model_proto=data).encode(words)
+    assert ids_of(make_encoder(data, U2), words, 5) == ids_of(in_python(data), words, 5) == expected

@@ -1,0 +1,47 @@
+"""C++ compiled where a compiler is at hand, once on a machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import xxhash
+
+from l2.files.atomic import write_atomic
+from l2.files.errors import L2Error
+
+FLAGS = ["-std=gnu++17", "-O3", "-march=native", "-shared", "-fPIC"]
+
+
+def _processor() -> str:
+    """What tells machines apart that must not share code compiled for one of them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def compiled(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
+    """The library of one source file, from the user's cache where it was built before; None where it can't be built."""
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    key = "\n".join([source.read_text(), *FLAGS, *flags, *compiler, _processor()])
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    built = Path(home, "l2", f"{source.stem}-{xxhash.xxh3_64_hexdigest(key.encode())}.so")
+    with suppress(OSError):  # not there, or broken: built anew
+        return ctypes.CDLL(str(built))
+    with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, built.name)
+        command = [*compiler, *FLAGS, *flags, str(source), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        with suppress(OSError, L2Error):  # a home that can't be written to: built anew in each process
+            write_atomic(built, made.read_bytes())
+        return ctypes.CDLL(str(made))
+    return None
