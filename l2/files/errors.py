@@ -1,5 +1,7 @@
 """The errors people see. Each carries the exit status that the command line ends with (as in sysexits(3))."""
 
+from __future__ import annotations
+
 
 class L2Error(Exception):
     """Something failed that the user can act on. The message is one sentence: what, where, what to do."""
@@ -21,6 +23,10 @@ class BadInput(L2Error):
     def __init__(self, where: str, found: str, expected: str) -> None:
         super().__init__(f"{where}: found {found}; expected {expected}")
         self.where, self.found, self.expected = where, found, expected
+
+    def __reduce__(self) -> tuple[type[BadInput], tuple[str, str, str]]:
+        """So that it comes back from a worker process as it was raised."""
+        return type(self), (self.where, self.found, self.expected)
 
 
 class Stopped(L2Error):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from l2.files.errors import L2Error
+from l2.files.errors import BadInput, L2Error
 from l2.files.parallel import ordered_map
 
 
@@ -28,6 +28,10 @@ def die(number: int) -> int:
 
 def fail(number: int) -> int:
     raise L2Error(f"no {number}")
+
+
+def refuse(number: int) -> int:
+    raise BadInput("f:3", "a 1", "a 2")
 
 
 def make(function):
@@ -56,6 +60,8 @@ def test_errors_come_back():
         list(ordered_map(functools.partial(make, slow_square), items(), 2))
     with pytest.raises(L2Error, match="no 0"):
         list(ordered_map(functools.partial(make, fail), range(9), 2))
+    with pytest.raises(BadInput, match="f:3: found a 1; expected a 2"):
+        list(ordered_map(functools.partial(make, refuse), range(9), 2))
     with pytest.raises(L2Error, match="a worker process was killed"):
         list(ordered_map(functools.partial(make, die), range(9), 2))
 
