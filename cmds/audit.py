@@ -10,7 +10,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Inputs, OnBad, Quiet, Rejects
-from l2.files.errors import BadInput, L2Error, UsageError
+from l2.files.errors import L2Error, UsageError
 
 
 def audit(
@@ -112,8 +112,6 @@ def _language_model(asked: str | None, console: Console) -> str | None:
 
     try:
         return str(find_model(asked))
-    except BadInput:
-        raise
     except L2Error as error:
         if asked is not None:
             raise

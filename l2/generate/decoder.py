@@ -2,15 +2,15 @@
 
 The transformer is written to be read and trained; at one token a row its time goes to launching small operations and to
 products that are repacked at every call. Here the projections of a layer are joined, their weights are packed once,
-angles come from a table, and keys and values stand where a batched product reads them without a copy. Tests hold every
-logit to the transformer's.
+angles come from a table, and norms and attention are compiled (kernels.py); a single row is stepped in one call. Tests
+hold every logit to the transformer's.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -70,33 +70,45 @@ def packs(dtype: torch.dtype) -> bool:
     return True
 
 
-class _Layer:
-    """The weights of one block; `copy` joins the projections of queries, keys and values into one."""
+class LayerWeights(NamedTuple):
+    """The weights of a block, as `Layer` in decode.cpp orders them."""
 
-    def __init__(self, block: Block, rows: int, pack: bool, copy: bool) -> None:
-        attention, mlp = block.self_attn, block.mlp
-        three = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
+    norm: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    mlp_norm: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+def weights_of(block: Block) -> LayerWeights:
+    """The weights of a block as they are, not copied."""
+    attention, mlp = block.self_attn, block.mlp
+    products = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+    q, k, v, out, gate, up, down = (part.weight for part in (*products, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    norm, mlp_norm = block.input_layernorm.weight, block.post_attention_layernorm.weight
+    return LayerWeights(norm, q, k, v, out, mlp_norm, gate, up, down)
+
+
+class _Layer:
+    """The products of one block; `copy` joins the projections of queries, keys and values into one."""
+
+    def __init__(self, given: LayerWeights, rows: int, pack: bool, copy: bool) -> None:
+        three = given.q, given.k, given.v
         joined = [torch.cat(three)] if copy else three
         self.projections = [Product(weight, rows, pack) for weight in joined]
-        self.out = Product(attention.o_proj.weight, rows, pack)
-        self.gate = Product(mlp.gate_proj.weight, rows, pack)
-        self.up = Product(mlp.up_proj.weight, rows, pack)
-        self.down = Product(mlp.down_proj.weight, rows, pack)
-        self.norms = block.input_layernorm.weight, block.post_attention_layernorm.weight
+        self.out, self.gate, self.up, self.down = (
+            Product(weight, rows, pack) for weight in (given.out, given.gate, given.up, given.down)
+        )
+        self.norms = given.norm, given.mlp_norm
 
     def qkv(self, h_BD: Tensor) -> Tensor:
         """Queries, keys and values side by side, [B, (H + 2K) · C]."""
         parts = [product(h_BD) for product in self.projections]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def _weights(block: Block) -> tuple[Tensor, ...]:
-    """The weights of a block as `Layer` in decode.cpp orders them."""
-    attention, mlp = block.self_attn, block.mlp
-    parts = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-    more = mlp.gate_proj, mlp.up_proj, mlp.down_proj
-    first, second = block.input_layernorm.weight, block.post_attention_layernorm.weight
-    return first, *(part.weight for part in parts), second, *(part.weight for part in more)
 
 
 class Weights:
@@ -105,7 +117,7 @@ class Weights:
     def __init__(self, model: LanguageModel, rows: int, length: int, copy: bool) -> None:
         trunk, config = model.model, model.config
         pack = copy and model.device.type == "cpu" and packs(model.dtype)
-        self.layers = [_Layer(cast(Block, block), rows, pack, copy) for block in trunk.layers]
+        self.layers = [_Layer(weights_of(cast(Block, block)), rows, pack, copy) for block in trunk.layers]
         self.embedding, self.norm = trunk.embed_tokens.weight, trunk.norm.weight
         self.head = Product(model.lm_head.weight, rows, pack)
         cos, sin = rotary(torch.arange(length, device=model.device)[None], config)
@@ -132,7 +144,7 @@ class Decoder:
     def _row(self, kernels: Kernels) -> RowStep:
         """What steps a single row, from the model's own weights."""
         model, w, cache = self.model, self.weights, self.cache
-        blocks = (_weights(cast(Block, block)) for block in model.model.layers)
+        blocks = (weights_of(cast(Block, block)) for block in model.model.layers)
         layers = [(*block, k, v) for block, k, v in zip(blocks, cache.k, cache.v, strict=True)]
         return kernels.row(model.config, layers, (w.norm, model.lm_head.weight, w.cos_SF, w.sin_SF))
 
@@ -160,11 +172,12 @@ class Decoder:
     def step(self, tokens_B: Tensor, lengths_B: Tensor) -> Tensor:
         """Write one token to each of the first B rows, which hold `lengths_B`; returns fp32 logits [B, V]."""
         w = self.weights
-        if self.kernels:
-            assert int(lengths_B.max()) < self.cache.length, "no room for another token"
         x_BD = w.embedding[tokens_B]
-        if self.row and len(tokens_B) == 1:
-            return self.row(x_BD.float(), int(lengths_B))
+        if self.kernels:
+            longest = int(lengths_B.max())
+            assert longest < self.cache.length, "no room for another token"
+            if self.row and len(tokens_B) == 1:
+                return self.row(x_BD.float(), longest)
         attend_ = self.kernels.attend if self.kernels else attend
         for number, layer in enumerate(w.layers):
             k_RKSC, v_RKSC = self.cache.k[number], self.cache.v[number]

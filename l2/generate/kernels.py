@@ -1,7 +1,7 @@
 """What a decoder of one token a row needs beside products: in torch, and compiled where a C++ compiler is at hand.
 
 torch.compile would take seconds in each process; these are built in half a second, once on a machine, so that a command
-that writes ten answers gains by them too, and what runs does not depend on how much there is to do.
+that writes ten answers gains by them too, and a run that goes on after a kill computes with what it began with.
 """
 
 from __future__ import annotations

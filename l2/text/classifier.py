@@ -34,14 +34,12 @@ def load_quality(path: str | Path) -> Callable[[str], float]:
     file = Path(path)
     expected = f"a fastText model with a label {GOOD}"
     predict = load_predict(file, expected)
-    labels = sorted(label for _, label in predict("\n", -1, -1.0, "strict"))
+    labels = sorted(label for _, label in predict("", -1))
     if GOOD not in labels:
         raise BadInput(str(file), f"labels {', '.join(labels[:5])}", expected)
 
     def quality(text: str) -> float:
-        found = predict(_one_line(text), -1, 0.0, "strict")
-        # fastText sums in float32: a probability may come out as 1.00002.
-        return round(next((min(p, 1.0) for p, label in found if label == GOOD), 0.0), 4)
+        return round(next((p for p, label in predict(text, -1) if label == GOOD), 0.0), 4)
 
     return quality
 

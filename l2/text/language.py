@@ -45,13 +45,12 @@ def load_identifier(path: str | Path | None = None, expected: Iterable[str] = ()
     """
     file = find_model(path)
     predict = load_predict(file, MODEL)
-    known = {label.removeprefix(LABEL) for _, label in predict("\n", -1, -1.0, "strict")}
+    known = {label.removeprefix(LABEL) for _, label in predict("", -1)}
     if unknown := sorted(set(expected) - known):
         raise UsageError(f"no language {', '.join(unknown)!r} in {file.name}; it knows codes such as en, fr, de, zh")
 
     def identify(text: str) -> tuple[str, float]:
-        ((probability, label),) = predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
-        # fastText sums in float32: a probability may come out as 1.00002.
-        return label.removeprefix(LABEL), round(min(probability, 1.0), 4)
+        ((probability, label),) = predict(text, 1)
+        return label.removeprefix(LABEL), round(probability, 4)
 
     return identify

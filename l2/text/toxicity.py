@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l2.files.errors import BadInput, L2Error, UsageError
+from l2.text.fasttext_model import LABEL, load_predict
 from l2.text.terms import Terms, Words, canonical
 
 TOXIC = 0.5  # paper Figure 13: a document at or above this is toxic
-LABEL = "__label__"
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 Score = Callable[[str], float]
@@ -80,25 +80,16 @@ def by_model(path: str | Path, label: str = "toxic") -> Score:
     A text without such a line scores 0. Raises L2Error where there is no such file, BadInput for one that is no
     fastText classifier, and UsageError for a label that it has not.
     """
-    import fasttext
-
-    path = Path(path)
-    if not path.is_file():
-        raise L2Error(f"{path}: no such file")
-    try:
-        predict = fasttext.load_model(str(path)).f.predict  # as in language.py
-        labels = sorted(name.removeprefix(LABEL) for _, name in predict("\n", -1, -1.0, "strict"))
-    except ValueError as error:
-        raise BadInput(str(path), f"no fastText classifier ({error})", "a .bin or .ftz file of fastText") from None
+    predict = load_predict(Path(path), "a fastText classifier")
+    labels = sorted(name.removeprefix(LABEL) for _, name in predict("", -1))
     if label not in labels:
         raise UsageError(f"no label {label!r} in {path}; it has {', '.join(labels)}")
 
     def probability(line: str) -> float:
-        return next((p for p, name in predict(line + "\n", -1, -1.0, "strict") if name == LABEL + label), 0.0)
+        return next((p for p, name in predict(line, -1) if name == LABEL + label), 0.0)
 
     def score(text: str) -> float:
         lines = [line for line in text.split("\n") if line.strip()]
-        # fastText sums in float32: a probability may come out as 1.00002.
-        return sum(min(probability(line), 1.0) for line in lines) / len(lines) if lines else 0.0
+        return sum(map(probability, lines)) / len(lines) if lines else 0.0
 
     return score

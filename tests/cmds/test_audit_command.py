@@ -103,7 +103,7 @@ def test_bad_lines_are_skipped_into_the_ledger(l2, documents, tmp_path):
         (["docs.jsonl", "--descriptors", "none.json"], 1, "none.json: no such file"),
         (["docs.jsonl", "--descriptors", "docs.jsonl"], 65, "docs.jsonl:1: found fields"),
         (["docs.jsonl", "--toxicity-words", "none.txt"], 1, "none.txt: no such file"),
-        (["docs.jsonl", "--toxicity-model", "docs.jsonl"], 65, "docs.jsonl: found no fastText classifier"),
+        (["docs.jsonl", "--toxicity-model", "docs.jsonl"], 65, "docs.jsonl: found no fastText model"),
         (["docs.jsonl", "--toxicity-model", "a", "--toxicity-words", "b"], 2, "not by both"),
         (["docs.jsonl", "--tokenizer", "none.model"], 1, "none.model: no such file"),
         (["docs.jsonl", "--rejects", "-"], 2, "--rejects -: the report goes there"),

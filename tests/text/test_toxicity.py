@@ -80,7 +80,7 @@ def test_no_classifier_and_no_such_label(classifier, tmp_path):
     with pytest.raises(L2Error, match="no such file"):
         by_model(tmp_path / "none.bin")
     (tmp_path / "text.bin").write_text("no model")
-    with pytest.raises(BadInput, match=r"text\.bin: found no fastText classifier"):
+    with pytest.raises(BadInput, match=r"text\.bin: found no fastText model .*; expected a fastText classifier"):
         by_model(tmp_path / "text.bin")
 
 
@@ -93,3 +93,11 @@ def test_words_or_a_model_or_neither(classifier, tmp_path):
     assert load_toxicity(None, classifier, "nontoxic")(text) == by_model(classifier, "nontoxic")(text)
     with pytest.raises(UsageError, match="not by both"):
         load_toxicity(tmp_path / "words.txt", classifier)
+
+
+def test_a_classifier_cut_short_is_refused(classifier, tmp_path):
+    """fastText itself would go on with whatever is in memory."""
+    cut = tmp_path / "cut.bin"
+    cut.write_bytes(classifier.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="bytes of a longer model"):
+        by_model(cut)
