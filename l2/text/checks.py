@@ -6,14 +6,15 @@ Findings come one by one, so that whoever stops at the first that fails measures
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from l2.files.errors import UsageError
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
 from l2.text.conditions import Condition, look_up
 from l2.text.language import Identify
-from l2.text.lines import SeenLines, edited
+from l2.text.lines import LINE_SETS, SeenLines, edited
 from l2.text.private import blocked, replaced
 from l2.text.quality import Finding, Page, Rule, findings
 from l2.text.toxicity import Score
@@ -35,11 +36,14 @@ def url_check(domains: frozenset[str]) -> Check:
     return check
 
 
-def line_check(c4: bool, seen: SeenLines | None, ledger: Ledger, lines: Counter[str]) -> Check:
+def line_check(sets: Collection[str], ledger: Ledger, lines: Counter[str]) -> Check:
     """Something is left of a document without its faulty lines (see `edited`), which go to `ledger`.
 
-    `lines` counts those {in, kept}.
+    `lines` counts those {in, kept}. Raises UsageError for a set not in LINE_SETS.
     """
+    if unknown := sorted(set(sets) - set(LINE_SETS)):
+        raise UsageError(f"no rules about lines {', '.join(unknown)!r}; there are {', '.join(LINE_SETS)}")
+    c4, seen = "c4" in sets, SeenLines() if "dedup" in sets else None
 
     def check(document: Record) -> Iterator[Finding]:
         edit = edited(document["text"], c4, seen)

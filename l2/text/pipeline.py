@@ -7,7 +7,7 @@ stage is a generator over records and rejects into the ledger, so that all but t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +33,9 @@ from l2.text.conditions import parse_conditions
 from l2.text.copies import without_copies, without_near_copies
 from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
-from l2.text.lines import SeenLines
 from l2.text.private import read_blocklist
-from l2.text.quality import DEFAULT_SETS, MIN_SENTENCES, MIN_WORDS, rules
+from l2.text.quality import DEFAULT_SETS, RULE_SETS, rule_set, rules
+from l2.text.thresholds import Threshold, agree, share
 from l2.text.toxicity import load_toxicity
 
 Privacy = Literal["keep", "replace", "drop"]
@@ -46,24 +46,20 @@ Dedup = Literal["minhash", "exact", "none"]
 class FilterSettings:
     """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact.
 
-    toxicity_threshold None: toxicity is scored and left in, as the paper does (§4.1). score_only: documents get the
-    scores of every check, and all are kept; thresholds stand idle.
+    thresholds are by name: lang and quality (each 0.5 or more, else), toxicity (else scored and left in, as the paper
+    does, §4.1), and those of the quality rules. score_only: documents get the scores of every check, and all are kept;
+    thresholds stand idle.
     """
 
     url_blocklists: tuple[str, ...] = ()
-    c4_lines: bool = False
-    dedup_lines: bool = False
+    lines: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
-    lang_threshold: float = 0.5
     lid_model: str | None = None
     quality: tuple[str, ...] = DEFAULT_SETS
-    min_words: int = MIN_WORDS
-    min_sentences: int = MIN_SENTENCES
     quality_model: str | None = None
-    quality_threshold: float = 0.5
-    toxicity_words: str | None = None
-    toxicity_model: str | None = None
-    toxicity_threshold: float | None = None
+    toxicity: str | None = None
+    toxicity_label: str = "toxic"
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     pii: Privacy = "keep"
     where: tuple[str, ...] = ()
     score_only: bool = False
@@ -108,24 +104,22 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
     and what `read_blocklist`, `load_identifier`, `rules`, `load_quality`, `load_toxicity`, `parse_conditions` raise.
     """
     _agree(settings)
+    thresholds = settings.thresholds
     checks: list[Check] = []
     if settings.url_blocklists:
         checks.append(url_check(read_blocklist(settings.url_blocklists)))
-    if settings.c4_lines or settings.dedup_lines:
-        seen = SeenLines() if settings.dedup_lines else None
-        checks.append(line_check(settings.c4_lines, seen, ledger, tally.lines))
+    if settings.lines:
+        checks.append(line_check(settings.lines, ledger, tally.lines))
     if settings.languages:
         identify = load_identifier(settings.lid_model, settings.languages)
-        checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
-    if table := rules(settings.quality, settings.min_words, settings.min_sentences):
+        checks.append(language_check(identify, settings.languages, share(thresholds, "lang", 0.5), tally.languages))
+    if table := rules(settings.quality, thresholds):
         checks.append(measure_check(table) if settings.score_only else quality_check(table))
     if settings.quality_model is not None:
-        checks.append(classifier_check(load_quality(settings.quality_model), settings.quality_threshold))
-    toxicity = load_toxicity(settings.toxicity_words, settings.toxicity_model)
-    if toxicity is not None:
-        checks.append(toxicity_check(toxicity, settings.toxicity_threshold))
-    elif settings.toxicity_threshold is not None:
-        raise UsageError("a threshold of toxicity needs words or a model to score by")
+        checks.append(classifier_check(load_quality(settings.quality_model), share(thresholds, "quality", 0.5)))
+    if settings.toxicity is not None:
+        toxicity = load_toxicity(settings.toxicity, settings.toxicity_label)
+        checks.append(toxicity_check(toxicity, share(thresholds, "toxicity", None)))
     if settings.pii != "keep":
         checks.append(private_check(drop=settings.pii == "drop"))
     if settings.where:
@@ -134,16 +128,28 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
 
 
 def _agree(settings: FilterSettings) -> None:
-    """Raises UsageError where something that drops or changes a text is asked for together with `score_only`."""
+    """Raises UsageError where something that drops or changes a text is asked for together with `score_only`.
+
+    And for a threshold that nothing is held against.
+    """
     asked = {
         "a URL block list": settings.url_blocklists,
-        "dropping lines": settings.c4_lines or settings.dedup_lines,
+        "dropping lines": settings.lines,
         "replacing private information": settings.pii == "replace",
         "a condition": settings.where,
         "dropping copies": settings.dedup != "none",
     }
     if settings.score_only and (against := [what for what, is_asked in asked.items() if is_asked]):
         raise UsageError(f"scoring only leaves every document as it is; {against[0]} is asked for too")
+    measured = {
+        "lang": ("--lang", bool(settings.languages)),
+        "quality": ("--quality-model", settings.quality_model is not None),
+        "toxicity": ("--toxicity", settings.toxicity is not None),
+    } | {
+        rule.name: (f"--quality {rule_set(rule.name)}", rule_set(rule.name) in settings.quality)
+        for rule in rules(RULE_SETS)
+    }
+    agree(settings.thresholds, measured)
 
 
 def scored(documents: Iterable[Record], checks: Sequence[Check]) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.text.fasttext_model import LABEL, load_predict
+from l2.text.fasttext_model import LABEL, is_fasttext, load_predict
 from l2.text.terms import Terms, Words, canonical
 
 TOXIC = 0.5  # paper Figure 13: a document at or above this is toxic
@@ -43,16 +43,12 @@ def load_words(path: str | Path) -> list[str]:
     return terms
 
 
-def load_toxicity(words: str | Path | None, model: str | Path | None, label: str = "toxic") -> Score | None:
-    """The score by a file of words, or by a classifier and its `label`; None where neither is named.
+def load_toxicity(path: str | Path, label: str = "toxic") -> Score:
+    """The score by what stands at `path`: a fastText model, which begins with fastText's number, or a list of words.
 
-    Raises UsageError for both, and what `load_words` and `by_model` raise.
+    A classifier gives the probability of its `label`. Raises what `load_words` and `by_model` raise.
     """
-    if words is not None and model is not None:
-        raise UsageError("toxicity is scored by words or by a model, not by both")
-    if words is not None:
-        return by_words(load_words(words))
-    return by_model(model, label) if model is not None else None
+    return by_model(path, label) if is_fasttext(Path(path)) else by_words(load_words(path))
 
 
 def by_words(terms: Iterable[str]) -> Score:
