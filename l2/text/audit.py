@@ -21,7 +21,7 @@ from l2.files.ledger import Ledger
 from l2.files.parallel import ordered_map
 from l2.files.progress import OnProgress, ignore
 from l2.text.demographics import AMBIGUOUS, PRONOUNS, load_descriptors
-from l2.text.language import load_identifier
+from l2.text.language import Identify, load_identifier
 from l2.text.terms import Terms, Words
 from l2.text.toxicity import TOXIC, load_toxicity
 
@@ -60,7 +60,9 @@ class Auditor:
     def __init__(self, settings: AuditSettings) -> None:
         """Load what `settings` name; raises what the loaders do."""
         self.threshold = settings.lang_threshold
-        self.identify = load_identifier(settings.lid_model) if settings.lid_model is not None else None
+        self.identify: Identify | None = None
+        if settings.lid_model is not None:
+            self.identify = load_identifier(settings.lid_model, threshold=self.threshold)
         self.axes = {axis: Terms(terms) for axis, terms in load_descriptors(settings.descriptors).items()}
         asked = settings.toxicity
         self.toxicity = load_toxicity(asked, settings.toxicity_label) if asked is not None else None

@@ -111,8 +111,9 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
     if settings.lines:
         checks.append(line_check(settings.lines, ledger, tally.lines))
     if settings.languages:
-        identify = load_identifier(settings.lid_model, settings.languages)
-        checks.append(language_check(identify, settings.languages, share(thresholds, "lang", 0.5), tally.languages))
+        least = share(thresholds, "lang", 0.5)
+        identify = load_identifier(settings.lid_model, settings.languages, least)
+        checks.append(language_check(identify, settings.languages, least, tally.languages))
     if table := rules(settings.quality, thresholds):
         checks.append(measure_check(table) if settings.score_only else quality_check(table))
     if settings.quality_model is not None:
