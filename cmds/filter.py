@@ -79,6 +79,16 @@ def filter(
             "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
         ),
     ] = None,
+    decontaminate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--decontaminate",
+            metavar="TASKS",
+            show_default=False,
+            help="Drop documents that share 13 words in a row, or all 8 to 12 of a shorter text, with an item of these "
+            "task files (JSONL, or a text a line; many). GPT-3 §C.",
+        ),
+    ] = None,
     toxicity: Toxicity = None,
     toxicity_label: ToxicityLabel = "toxic",
     threshold: Annotated[
@@ -170,6 +180,7 @@ def filter(
         quality=_names(quality) if quality != "none" else (),
         lines=_names(lines) if lines is not None else (),
         quality_model=quality_model,
+        decontaminate=tuple(decontaminate or ()),
         toxicity=toxicity,
         toxicity_label=toxicity_label,
         thresholds=parse_thresholds(threshold or ()),

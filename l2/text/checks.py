@@ -13,6 +13,7 @@ from l2.files.errors import UsageError
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
 from l2.text.conditions import Condition, look_up
+from l2.text.contamination import Contamination
 from l2.text.language import Identify
 from l2.text.lines import LINE_SETS, SeenLines, edited
 from l2.text.private import blocked, replaced
@@ -111,6 +112,17 @@ def toxicity_check(toxicity: Score, threshold: float | None) -> Check:
         score = toxicity(document["text"])
         _add_scores(document, {"toxicity": score})
         yield Finding("toxicity", score, threshold, threshold is None or score <= threshold)
+
+    return check
+
+
+def contamination_check(contamination: Contamination) -> Check:
+    """A document shares no n-gram with an evaluation item; scores {contaminated: 0 or 1}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        match = contamination.find(document["text"])
+        _add_scores(document, {"contaminated": int(match is not None)})
+        yield Finding("contaminated", match and match._asdict(), None, match is None)
 
     return check
 

@@ -20,6 +20,7 @@ from l2.text.checks import (
     Check,
     classifier_check,
     condition_check,
+    contamination_check,
     language_check,
     line_check,
     measure_check,
@@ -30,6 +31,7 @@ from l2.text.checks import (
 )
 from l2.text.classifier import load_quality
 from l2.text.conditions import parse_conditions
+from l2.text.contamination import Contamination, read_items
 from l2.text.copies import without_copies, without_near_copies
 from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
@@ -57,6 +59,7 @@ class FilterSettings:
     lid_model: str | None = None
     quality: tuple[str, ...] = DEFAULT_SETS
     quality_model: str | None = None
+    decontaminate: tuple[str, ...] = ()
     toxicity: str | None = None
     toxicity_label: str = "toxic"
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
@@ -101,7 +104,7 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
     """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
     Conditions come last, so that they see every score. Raises UsageError for settings that contradict one another,
-    and what `read_blocklist`, `load_identifier`, `rules`, `load_quality`, `load_toxicity`, `parse_conditions` raise.
+    and what the readers and loaders of what they name raise.
     """
     _agree(settings)
     thresholds = settings.thresholds
@@ -116,6 +119,8 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
         checks.append(language_check(identify, settings.languages, least, tally.languages))
     if table := rules(settings.quality, thresholds):
         checks.append(measure_check(table) if settings.score_only else quality_check(table))
+    if settings.decontaminate:
+        checks.append(contamination_check(Contamination(read_items(settings.decontaminate))))
     if settings.quality_model is not None:
         checks.append(classifier_check(load_quality(settings.quality_model), share(thresholds, "quality", 0.5)))
     if settings.toxicity is not None:
