@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -22,6 +23,13 @@ def _train_quality(console: Console, files: list[str] | None, sources: tuple[str
         raise UsageError(f"--train-quality takes two files and filters none, but {files[0]} is named too")
     counts = train_quality(*sources, output)
     console.say(f"{output}: learned from {counts['positive']:,} good and {counts['negative']:,} other documents")
+
+
+def load_perplexity(directory: str) -> Callable[[str], float]:
+    """A text's perplexity by the model in `directory`; torch is imported only where it is asked for."""
+    from l2.eval import perplexity
+
+    return perplexity.load_perplexity(directory)
 
 
 def filter(
@@ -91,6 +99,16 @@ def filter(
     ] = None,
     toxicity: Toxicity = None,
     toxicity_label: ToxicityLabel = "toxic",
+    perplexity_model: Annotated[
+        str | None,
+        typer.Option(
+            "--perplexity-model",
+            metavar="DIR",
+            show_default=False,
+            help="Checkpoint: scores.perplexity is 2^(bits per byte) by it. --report and stderr tell its 30th and 60th "
+            "percentile, where CCNet cuts.",
+        ),
+    ] = None,
     threshold: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,8 +116,9 @@ def filter(
             metavar="NAME=VALUE",
             show_default=False,
             help="Another threshold than the default; many. Least lang (0.5, Table 10) and quality (0.5, ours); most "
-            "toxicity (default: scored and left in, §4.1); any quality rule by its name in the ledger: gopher_words="
-            "20, gopher_words=20:5000 (published: 50:100000), c4_sentences=1 (3).",
+            "toxicity (default: scored and left in, §4.1). perplexity=HEAD:TAIL writes scores.bucket (head, middle, "
+            "tail) and drops the tail. Any quality rule by its name in the ledger: gopher_words=20, "
+            "gopher_words=20:5000 (published: 50:100000), c4_sentences=1 (3).",
         ),
     ] = None,
     dedup: Annotated[
@@ -180,6 +199,7 @@ def filter(
         quality=_names(quality) if quality != "none" else (),
         lines=_names(lines) if lines is not None else (),
         quality_model=quality_model,
+        perplexity_model=perplexity_model,
         decontaminate=tuple(decontaminate or ()),
         toxicity=toxicity,
         toxicity_label=toxicity_label,
@@ -192,13 +212,17 @@ def filter(
         skip_bad=on_bad == "skip",
     )
     if explain is not None:
-        write_records(output, explain_document(files or (), explain, settings))
+        write_records(output, explain_document(files or (), explain, settings, load_perplexity))
         return
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
-        counts = filter_documents(files or (), writer, ledger, settings, on_progress=progress)
+        counts = filter_documents(
+            files or (), writer, ledger, settings, load_perplexity=load_perplexity, on_progress=progress
+        )
     if report is not None:
         write_atomic(report, orjson.dumps(counts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
     said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
     edits = counts["lines"]
     console.say(f"{said}; of {edits['in']:,} lines {edits['dropped']:,} dropped" if edits["in"] else said)
+    if cuts := counts["perplexity"]:
+        console.say(f"perplexity: 30 % up to {cuts['p30']}, 60 % up to {cuts['p60']}")

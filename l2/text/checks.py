@@ -20,6 +20,8 @@ from l2.text.private import blocked, replaced
 from l2.text.quality import Finding, Page, Rule, findings
 from l2.text.toxicity import Score
 
+BUCKETS = ("head", "middle", "tail")  # CCNet §3.4
+
 Check = Callable[[Record], Iterator[Finding]]
 
 
@@ -112,6 +114,23 @@ def toxicity_check(toxicity: Score, threshold: float | None) -> Check:
         score = toxicity(document["text"])
         _add_scores(document, {"toxicity": score})
         yield Finding("toxicity", score, threshold, threshold is None or score <= threshold)
+
+    return check
+
+
+def perplexity_check(perplexity: Score, cuts: tuple[float, float] | None, seen: Counter[float]) -> Check:
+    """A document's perplexity is below the upper of `cuts`, if there are any; scores {perplexity, bucket}.
+
+    The bucket is head below the lower cut, middle, or tail (CCNet). `seen` counts the values.
+    """
+
+    def check(document: Record) -> Iterator[Finding]:
+        value = perplexity(document["text"])
+        seen[value] += 1
+        _add_scores(document, {"perplexity": value})
+        if cuts is not None:
+            _add_scores(document, {"bucket": BUCKETS[sum(value >= cut for cut in cuts)]})
+        yield Finding("perplexity", value, cuts and cuts[1], cuts is None or value < cuts[1])
 
     return check
 

@@ -9,7 +9,7 @@ from typing import Any
 from l2.files.errors import L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
-from l2.text.pipeline import FilterSettings, Tally, judged, load_checks, read_documents, without_any_copies
+from l2.text.pipeline import FilterSettings, Load, Tally, judged, load_checks, read_documents, without_any_copies
 from l2.text.quality import Finding
 
 COPIES = {"none": (), "exact": ("exact_duplicate",), "minhash": ("exact_duplicate", "near_duplicate")}
@@ -26,7 +26,9 @@ class _RowsOf:
             self.rows.append(record)
 
 
-def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings) -> list[dict[str, Any]]:
+def explain(
+    paths: Sequence[str | Path], identity: str, settings: FilterSettings, load_perplexity: Load | None = None
+) -> list[dict[str, Any]]:
     """One row {id, rule, value, threshold, verdict} for each rule that `settings` ask of the document `identity`.
 
     Verdicts are "pass" and "reject", and "drop line" in rows with a `text_line`. The first "reject" is the row that the
@@ -40,7 +42,7 @@ def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings
         raise UsageError("scoring only drops no document, so that there is nothing to explain")
     writer = _RowsOf(identity)
     ledger = Ledger(writer)
-    checks = load_checks(settings, ledger, Tally())
+    checks = load_checks(settings, ledger, Tally(), load_perplexity)
     rows: list[dict[str, Any]] = []
 
     def until_found() -> Iterator[Record]:

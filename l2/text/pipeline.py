@@ -24,6 +24,7 @@ from l2.text.checks import (
     language_check,
     line_check,
     measure_check,
+    perplexity_check,
     private_check,
     quality_check,
     toxicity_check,
@@ -37,10 +38,11 @@ from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
 from l2.text.private import read_blocklist
 from l2.text.quality import DEFAULT_SETS, RULE_SETS, rule_set, rules
-from l2.text.thresholds import Threshold, agree, share
-from l2.text.toxicity import load_toxicity
+from l2.text.thresholds import Threshold, agree, cuts, share
+from l2.text.toxicity import Score, load_toxicity
 
 Privacy = Literal["keep", "replace", "drop"]
+Load = Callable[[str], Score]  # what makes a score of a path
 Dedup = Literal["minhash", "exact", "none"]
 
 
@@ -49,8 +51,8 @@ class FilterSettings:
     """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact.
 
     thresholds are by name: lang and quality (each 0.5 or more, else), toxicity (else scored and left in, as the paper
-    does, §4.1), and those of the quality rules. score_only: documents get the scores of every check, and all are kept;
-    thresholds stand idle.
+    does, §4.1), perplexity (two that cut it into buckets, of which the tail goes; else scored and left in), and those
+    of the quality rules. score_only: documents get the scores of every check, and all are kept; thresholds stand idle.
     """
 
     url_blocklists: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class FilterSettings:
     toxicity: str | None = None
     toxicity_label: str = "toxic"
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    perplexity_model: str | None = None
     pii: Privacy = "keep"
     where: tuple[str, ...] = ()
     score_only: bool = False
@@ -94,13 +97,16 @@ def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], Non
 
 @dataclass
 class Tally:
-    """What checks count beside the ledger: documents by language, lines {in, kept} where lines are dropped."""
+    """What checks count beside the ledger: lines {in, kept}, documents by language and perplexity."""
 
     languages: Counter[str] = field(default_factory=Counter)
+    perplexity: Counter[float] = field(default_factory=Counter)
     lines: Counter[str] = field(default_factory=Counter)
 
 
-def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
+def load_checks(
+    settings: FilterSettings, ledger: Ledger, tally: Tally, load_perplexity: Load | None = None
+) -> list[Check]:
     """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
     Conditions come last, so that they see every score. Raises UsageError for settings that contradict one another,
@@ -121,16 +127,27 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
         checks.append(measure_check(table) if settings.score_only else quality_check(table))
     if settings.decontaminate:
         checks.append(contamination_check(Contamination(read_items(settings.decontaminate))))
-    if settings.quality_model is not None:
-        checks.append(classifier_check(load_quality(settings.quality_model), share(thresholds, "quality", 0.5)))
-    if settings.toxicity is not None:
-        toxicity = load_toxicity(settings.toxicity, settings.toxicity_label)
-        checks.append(toxicity_check(toxicity, share(thresholds, "toxicity", None)))
+    checks += _model_checks(settings, tally, load_perplexity)
     if settings.pii != "keep":
         checks.append(private_check(drop=settings.pii == "drop"))
     if settings.where:
         checks.append(condition_check(parse_conditions(settings.where)))
     return checks
+
+
+def _model_checks(settings: FilterSettings, tally: Tally, load_perplexity: Load | None) -> Iterator[Check]:
+    """What models are asked of documents, the fastest first."""
+    thresholds = settings.thresholds
+    if settings.quality_model is not None:
+        yield classifier_check(load_quality(settings.quality_model), share(thresholds, "quality", 0.5))
+    if settings.toxicity is not None:
+        toxicity = load_toxicity(settings.toxicity, settings.toxicity_label)
+        yield toxicity_check(toxicity, share(thresholds, "toxicity", None))
+    if settings.perplexity_model is not None:
+        if load_perplexity is None:
+            raise UsageError("who scores perplexity must be given, as l2.eval.perplexity.load_perplexity")
+        limits = cuts(thresholds, "perplexity")
+        yield perplexity_check(load_perplexity(settings.perplexity_model), limits, tally.perplexity)
 
 
 def _agree(settings: FilterSettings) -> None:
@@ -151,6 +168,7 @@ def _agree(settings: FilterSettings) -> None:
         "lang": ("--lang", bool(settings.languages)),
         "quality": ("--quality-model", settings.quality_model is not None),
         "toxicity": ("--toxicity", settings.toxicity is not None),
+        "perplexity": ("--perplexity-model", settings.perplexity_model is not None),
     } | {
         rule.name: (f"--quality {rule_set(rule.name)}", rule_set(rule.name) in settings.quality)
         for rule in rules(RULE_SETS)
@@ -192,12 +210,13 @@ def filter_documents(
     ledger: Ledger,
     settings: FilterSettings,
     *,
+    load_perplexity: Load | None = None,
     on_progress: OnProgress = ignore,
 ) -> dict[str, Any]:
     """Write to `writer` the documents of `paths` (none: stdin) worth training on; the rest goes to `ledger`.
 
     Copies come last, so that of those the survivor is always kept. Returns the report: {in, kept, rejected, rules,
-    lines, languages, settings, normalisation}, where in = kept + rejected, for lines too. Raises BadInput
+    lines, languages, perplexity, settings, normalisation}, where in = kept + rejected, for lines too. Raises BadInput
     for a line that is no document unless `settings.skip_bad`, and what `load_checks` raises.
     """
     tally = Tally()
@@ -216,7 +235,7 @@ def filter_documents(
                 on_progress(read, None, f"{ledger.total:,} rejected")
             yield document
 
-    checks = load_checks(settings, ledger, tally)
+    checks = load_checks(settings, ledger, tally, load_perplexity)
     passed = scored(counted(), checks) if settings.score_only else judged(counted(), checks, ledger)
     documents = without_any_copies(passed, settings.dedup, ledger)
     for document in documents:
@@ -228,6 +247,17 @@ def filter_documents(
     return _report(read, kept, ledger, tally, settings)
 
 
+def percentiles(values: Mapping[float, int]) -> dict[str, float]:
+    """Where CCNet cuts (§3.4): the least of the counted `values` that 30 %, and 60 %, do not exceed."""
+    total, reached, found = sum(values.values()), 0, dict[str, float]()
+    for value, count in sorted(values.items()):
+        reached += count
+        for percent in (30, 60):
+            if 100 * reached >= percent * total:
+                found.setdefault(f"p{percent}", value)
+    return found
+
+
 def _report(read: int, kept: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -> dict[str, Any]:
     dropped = {"dropped": ledger.lines.total(), "rules": dict(ledger.lines.most_common())}
     return {
@@ -237,6 +267,7 @@ def _report(read: int, kept: int, ledger: Ledger, tally: Tally, settings: Filter
         "rules": dict(ledger.counts.most_common()),
         "lines": {"in": tally.lines["in"], "kept": tally.lines["kept"]} | dropped,
         "languages": dict(tally.languages.most_common()),
+        "perplexity": percentiles(tally.perplexity) if tally.perplexity else None,
         "settings": asdict(settings),
         "normalisation": NORMALISATION,
     }

@@ -46,6 +46,14 @@ def agree(thresholds: Mapping[str, Threshold], measured: Mapping[str, tuple[str,
             raise UsageError(f"a threshold of {name} needs {by}, which measures it")
 
 
+def cuts(thresholds: Mapping[str, Threshold], name: str) -> tuple[float, float] | None:
+    """The two thresholds of a score that is cut in three, or None. Raises UsageError for one alone."""
+    found = thresholds.get(name)
+    if isinstance(found, float | int):
+        raise UsageError(f"{name} is cut in two places, as {name}=LOW:HIGH, not at {found:g} alone")
+    return found
+
+
 def share(thresholds: Mapping[str, Threshold], name: str, default: Default) -> float | Default:
     """The threshold of a score from 0 to 1, or else `default`. Raises UsageError for one that is none."""
     if name not in thresholds:

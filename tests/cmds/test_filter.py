@@ -158,6 +158,8 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--lang", "en", "--threshold", "lang=2"], 2, "lang is a number from 0 to 1, not 2"),
         (["docs.jsonl", "--threshold", "gopher_words"], 2, "'gopher_words' is no threshold; one is NAME=NUMBER"),
         (["docs.jsonl", "--threshold", "gopher_word=2"], 2, "nothing called 'gopher_word' has a threshold"),
+        (["docs.jsonl", "--decontaminate", "none.jsonl"], 1, "none.jsonl: no such file"),
+        (["docs.jsonl", "--decontaminate", "docs.jsonl", "empty.jsonl"], 65, "empty.jsonl: found no items"),
         (["docs.jsonl", "--lines", "c4,c5"], 2, "no rules about lines 'c5'"),
     ],
 )
