@@ -30,8 +30,9 @@ Toxicity = Annotated[
         "--toxicity",
         metavar="PATH",
         show_default=False,
-        help="Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a fastText "
-        "classifier (the mean over lines; Figure 13, there by a HateBERT).",
+        help="Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a "
+        "classifier (the mean over lines; Figure 13): a fastText file, or a Hugging Face directory, which needs "
+        "transformers. What stands at the path tells which.",
     ),
 ]
 ToxicityLabel = Annotated[str, typer.Option("--toxicity-label", help="Which label of the classifier is toxic.")]
