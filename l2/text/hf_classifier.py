@@ -28,8 +28,11 @@ def load_hf_classifier(directory: str | Path, label: str) -> Probabilities:
     try:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
     except ImportError:
         raise L2Error(f"{directory} needs transformers to run it; pip install transformers") from None
+    logging.disable_progress_bar()  # the library prints nothing, nor lets others
+    logging.set_verbosity_error()
     model, tokenizer = _load(directory, AutoModelForSequenceClassification, AutoTokenizer)
     labels = dict(sorted(model.config.id2label.items()))
     if label not in labels.values():

@@ -39,7 +39,7 @@ def save(folder, labels, **changes):
         (["toxic"], {}, True),
     ],
 )
-def test_the_mean_over_lines_of_the_models_own_probabilities(tmp_path, labels, changes, alone):
+def test_the_mean_over_lines_of_the_models_own_probabilities(tmp_path, capfd, labels, changes, alone):
     import torch
     from transformers import AutoTokenizer, BertForSequenceClassification
 
@@ -51,7 +51,9 @@ def test_the_mean_over_lines_of_the_models_own_probabilities(tmp_path, labels, c
             logits = model(**tokenizer(line, truncation=True, max_length=32, return_tensors="pt")).logits[0]
         truth.append(float((logits.sigmoid() if alone else logits.softmax(-1))[labels.index("toxic")]))
     assert max(truth) - min(truth) > 0.01
+    capfd.readouterr()
     score = load_toxicity(folder)
+    assert capfd.readouterr() == ("", "")
     assert score("\n".join(LINES)) == pytest.approx(sum(truth) / len(truth), abs=1e-5)
     assert score("\n".join(LINES * 20)) == pytest.approx(sum(truth) / len(truth), abs=1e-5)
     for line, expected in zip(filter(str.strip, LINES), truth, strict=True):
