@@ -1,9 +1,11 @@
-"""One function over many items, in several processes, in order."""
+"""One function over many items, in several processes or as tasks of Ray, in order."""
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -11,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
-from l2.files.errors import L2Error
+from l2.files.errors import L2Error, UsageError
+
+Engine = Literal["local", "ray"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,13 +45,18 @@ def _call(item: Any) -> Any:
     return _function(item)
 
 
-def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], jobs: int = 1) -> Iterator[Result]:
+def ordered_map(
+    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], jobs: int = 1, engine: Engine = "local"
+) -> Iterator[Result]:
     """`make()(item)` of every item, in their order, in `jobs` processes; one job needs no process but this one.
 
     `make` is called once a process; it, the items and the results are pickled. At most 2 * jobs + 1 items are on their
     way at once. The processes are spawned: a script calls this under `if __name__ == "__main__"`. Raises what `items`
-    and the function raise, and L2Error when a process is killed.
+    and the function raise, and L2Error when a process is killed. With the engine "ray" the same happens in Ray's workers.
     """
+    if engine == "ray":
+        yield from _ray_map(make, items, jobs)
+        return
     if jobs == 1:
         yield from map(make(), items)
         return
@@ -63,3 +73,57 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
         raise L2Error("a worker process was killed, for want of memory perhaps: try fewer --jobs") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def need_ray() -> None:
+    """Raises UsageError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray: pip install 'l2[ray]'")
+
+
+@lru_cache(maxsize=4)
+def _made(pickled: bytes) -> Callable[[Any], Any]:
+    """What a `make` makes, once for each process."""
+    function: Callable[[Any], Any] = pickle.loads(pickled)()  # noqa: S301  our own, from the task's own driver
+    return function
+
+
+def _ray_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+    """`ordered_map` on the cluster that RAY_ADDRESS names, or in a local one of `jobs` CPUs that ends with us."""
+    need_ray()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "local")
+        local = {"num_cpus": jobs, "include_dashboard": False} if address == "local" else {}
+        ray.init(address, configure_logging=False, log_to_driver=False, **local)
+    pickled = pickle.dumps(make)
+
+    @ray.remote(num_cpus=1, max_retries=0)
+    def call(item: Item) -> Result:
+        result: Result = _made(pickled)(item)
+        return result
+
+    waiting: deque[Any] = deque()
+
+    def result_of(reference: Any) -> Result:
+        ray.wait([reference])
+        result: Result = ray.get(reference)
+        return result
+
+    try:
+        for item in items:
+            waiting.append(call.remote(item))
+            if len(waiting) > 2 * jobs:
+                yield result_of(waiting.popleft())
+        while waiting:
+            yield result_of(waiting.popleft())
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise L2Error(f"Ray gave up: {str(error).splitlines()[0]}") from None
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
