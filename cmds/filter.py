@@ -177,7 +177,8 @@ def filter(
     from l2.files.jsonl import open_writer, write_records
     from l2.files.ledger import open_ledger
     from l2.text.explain import explain as explain_document
-    from l2.text.pipeline import FilterSettings, filter_documents
+    from l2.text.filtering import filter_documents
+    from l2.text.pipeline import FilterSettings
 
     console = Console("filter", quiet)
     if train_quality is not None:

@@ -84,12 +84,15 @@ class Ledger:
 
 def source_of(record: Record) -> str:
     """The source that a record names, or the file it was read from."""
-    source: str = record.get("source") or record.where.rpartition(":")[0]
-    return source
+    return str(_source(record))
+
+
+def _source(record: Record) -> Any:
+    return record.get("source") or record.where.rpartition(":")[0]
 
 
 def _place(record: Record) -> dict[str, Any]:
-    return {"id": record.get("id"), "source": source_of(record), "line": int(record.where.rpartition(":")[2])}
+    return {"id": record.get("id"), "source": _source(record), "line": int(record.where.rpartition(":")[2])}
 
 
 @contextmanager

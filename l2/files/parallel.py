@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from l2.files.errors import L2Error, UsageError
@@ -30,7 +30,7 @@ def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the first one tidies up
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _function = make()
+    _function = _made_or_refused(make)
 
 
 def _end_with_parent() -> None:
@@ -39,6 +39,18 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+def _made_or_refused(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """`make()`; where it can't be, a function that says why to whoever calls it."""
+    try:
+        return make()
+    except L2Error as error:
+        return functools.partial(_refuse, error)
+
+
+def _refuse(error: L2Error, item: Any) -> Any:
+    raise error
 
 
 def _call(item: Any) -> Any:
@@ -52,7 +64,7 @@ def ordered_map(
 
     `make` is called once a process; it, the items and the results are pickled. At most 2 * jobs + 1 items are on their
     way at once. The processes are spawned: a script calls this under `if __name__ == "__main__"`. Raises what `items`
-    and the function raise, and L2Error when a process is killed. With the engine "ray" the same happens in Ray's workers.
+    and the function raise, and L2Error when a process is killed. With the engine "ray" the processes are Ray's.
     """
     if engine == "ray":
         yield from _ray_map(make, items, jobs)
@@ -81,11 +93,14 @@ def need_ray() -> None:
         raise UsageError("--engine ray needs Ray: pip install 'l2[ray]'")
 
 
-@lru_cache(maxsize=4)
-def _made(pickled: bytes) -> Callable[[Any], Any]:
-    """What a `make` makes, once for each process."""
-    function: Callable[[Any], Any] = pickle.loads(pickled)()  # noqa: S301  our own, from the task's own driver
-    return function
+_made: dict[str, Callable[[Any], Any]] = {}  # of this worker of Ray, by the token of the map it serves
+
+
+def _call_made(token: str, make: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
+    if token not in _made:
+        _made.clear()
+        _made[token] = _made_or_refused(make)
+    return _made[token](item)
 
 
 def _ray_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], jobs: int) -> Iterator[Result]:
@@ -99,13 +114,9 @@ def _ray_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
         address = os.environ.get("RAY_ADDRESS", "local")
         local = {"num_cpus": jobs, "include_dashboard": False} if address == "local" else {}
         ray.init(address, configure_logging=False, log_to_driver=False, **local)
-    pickled = pickle.dumps(make)
-
-    @ray.remote(num_cpus=1, max_retries=0)
-    def call(item: Item) -> Result:
-        result: Result = _made(pickled)(item)
-        return result
-
+    token = uuid.uuid4().hex
+    shared = ray.put(make)
+    call = ray.remote(num_cpus=1, max_retries=0)(_call_made)
     waiting: deque[Any] = deque()
 
     def result_of(reference: Any) -> Result:
@@ -115,7 +126,7 @@ def _ray_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
 
     try:
         for item in items:
-            waiting.append(call.remote(item))
+            waiting.append(call.remote(token, shared, item))
             if len(waiting) > 2 * jobs:
                 yield result_of(waiting.popleft())
         while waiting:

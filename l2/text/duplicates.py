@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
+
+from l2.files.spills import Numbers, shared
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -98,49 +99,45 @@ def band_keys(signature_P: npt.NDArray[np.uint32]) -> Hashes:
     return keys
 
 
-def shared_buckets(keys_DB: Hashes) -> Iterator[tuple[int, list[int]]]:
-    """(document, its buckets), in document order, for those that share a bucket (a band's key) with another.
-
-    Each band is sorted, never indexed: 8 bytes for a document and band, and nothing for documents that stand alone.
-    """
-    documents, buckets = [], []
-    offset = 0
-    for key_D in keys_DB.T:
-        order = np.argsort(key_D, kind="stable")
-        new = np.ones(order.size, bool)
-        new[1:] = np.diff(key_D[order]) != 0
-        bucket = np.cumsum(new) - 1
-        shared = np.bincount(bucket)[bucket] > 1
-        documents.append(order[shared])
-        buckets.append(bucket[shared] + offset)
-        offset += order.size
-    document, bucket = np.concatenate(documents), np.concatenate(buckets)
-    order = np.argsort(document, kind="stable")
-    numbers, starts = np.unique(document[order], return_index=True)
-    # Not strict: where nothing is shared, split still gives one (empty) part.
-    for number, part in zip(numbers.tolist(), np.split(bucket[order], starts[1:]), strict=False):
-        yield number, part.tolist()
-
-
-def near_duplicates(
-    keys_DB: Hashes, shingles_of: Callable[[int], Hashes], similar: float = SIMILAR
+def survivors(
+    documents_E: Numbers, buckets_E: Numbers, shingles_of: Callable[[int], Hashes], similar: float = SIMILAR
 ) -> dict[int, tuple[int, float]]:
-    """{dropped document: (the kept one that it repeats, their true Jaccard similarity)}.
+    """{dropped document: (the kept one that it repeats, their true Jaccard similarity)}, of E pairs (document, bucket).
 
-    Documents are asked in input order, and each is compared with the kept candidates before it, earliest first. So
-    the earliest of its like survives, whatever is dropped is at least `similar` to something kept, and no
-    chain of pairs can draw unlike documents into one cluster.
+    Documents are asked in input order, and each is compared with the kept ones before it that share a bucket with it,
+    earliest first. So the earliest of its like survives, whatever is dropped is at least `similar` to something
+    kept, and no chain of pairs can draw unlike documents into one cluster. Memory: 56 bytes a pair.
     """
-    kept_in: dict[int, list[int]] = defaultdict(list)
+    _, bucket_E, size = np.unique(buckets_E, return_inverse=True, return_counts=True)
+    order = np.argsort(documents_E, kind="stable")
+    numbers, starts = np.unique(documents_E[order], return_index=True)
+    bucket_E = bucket_E[order]
+    kept = np.empty(order.size, np.int64)  # of each bucket, in its own stretch
+    stretch = np.cumsum(size) - size
+    filled = np.zeros_like(size)
     dropped: dict[int, tuple[int, float]] = {}
-    for number, buckets in shared_buckets(keys_DB):
+    for number, start, end in zip(numbers.tolist(), starts, np.append(starts, order.size)[1:], strict=True):
+        buckets = bucket_E[start:end]
+        first, last = stretch[buckets], stretch[buckets] + filled[buckets]
+        before = np.unique(np.concatenate([kept[a:b] for a, b in zip(first, last, strict=True)]))
         own = shingles_of(number)
-        for other in sorted({kept for bucket in buckets for kept in kept_in[bucket]}):
+        for other in before.tolist():
             likeness = jaccard(own, shingles_of(other))
             if likeness >= similar:
                 dropped[number] = (other, likeness)
                 break
         else:
-            for bucket in buckets:
-                kept_in[bucket].append(number)
+            kept[last] = number
+            filled[buckets] += 1
     return dropped
+
+
+def near_duplicates(
+    keys_DB: Hashes, shingles_of: Callable[[int], Hashes], similar: float = SIMILAR
+) -> dict[int, tuple[int, float]]:
+    """`survivors` among D documents by their band keys, where both fit into memory."""
+    numbers = np.arange(len(keys_DB))
+    pairs = [shared(key_D, numbers) for key_D in keys_DB.T]
+    documents, firsts = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    bands = np.repeat(np.arange(len(pairs)), [members.size for members, _ in pairs])
+    return survivors(documents, firsts * len(pairs) + bands, shingles_of, similar)

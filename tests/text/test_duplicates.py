@@ -21,7 +21,6 @@ from l2.text.duplicates import (
     near_duplicates,
     normalised,
     permutations,
-    shared_buckets,
     shingles,
     signature,
 )
@@ -113,18 +112,6 @@ def test_candidates_come_as_often_as_the_banding_formula_says(common, size):
         hits += bool(np.any(band_keys(signature(a)) == band_keys(signature(b))))
     expected = 1 - (1 - J**ROWS) ** BANDS
     assert hits / pairs == pytest.approx(expected, abs=4 * (expected * (1 - expected) / pairs) ** 0.5)
-
-
-@given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=2), max_size=12))
-def test_shared_buckets_equal_a_dictionary(rows):
-    keys = np.array(rows, np.uint64).reshape(-1, 2)
-    found = dict(shared_buckets(keys))
-    assert list(found) == sorted(found)
-    for i in range(len(rows)):
-        for j in range(len(rows)):
-            if i != j:
-                share = any(a == b for a, b in zip(rows[i], rows[j], strict=True))
-                assert share == bool(set(found.get(i, ())) & set(found.get(j, ())))
 
 
 @settings(max_examples=200)
