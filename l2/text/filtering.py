@@ -53,9 +53,7 @@ from l2.text.copies import (
 from l2.text.duplicates import NORMALISATION
 from l2.text.mapped import Bools, Checker, Corpus, LineNoter, MappedPart, corpus_of, forget_open_parts
 from l2.text.pipeline import FilterSettings, Tally, load_checks, passed, read_documents
-from l2.text.workplace import Resources, open_work
-
-RESOURCES = Resources()
+from l2.text.workplace import RESOURCES, Resources, open_work
 
 
 def filter_documents(
@@ -180,6 +178,14 @@ class Shard:
         return range((self.index - 1) * total // self.count, self.index * total // self.count)
 
 
+class ShardDone(NamedTuple):
+    """A shard did its `parts` of the `total`: they are checked, or their lines are noted only."""
+
+    parts: int
+    total: int
+    checked: bool
+
+
 def filter_shard(
     paths: Sequence[str | Path],
     settings: FilterSettings,
@@ -187,8 +193,8 @@ def filter_shard(
     shard: Shard,
     *,
     on_progress: OnProgress = ignore,
-) -> tuple[int, int, bool]:
-    """Do in `resources.work` what one shard can do alone: (its parts, all parts, whether they are checked).
+) -> ShardDone:
+    """Do in `resources.work` what one shard can do alone.
 
     With dedup_lines the first call notes the lines of its parts, and the second, after the first of all shards,
     checks them; without, one call does. `filter_documents` then does the rest. Raises what it raises.
@@ -205,10 +211,10 @@ def filter_shard(
         if settings.dedup_lines:
             work.note(work.parts(own))
             if not all(work.lines_of(number).exists() for number in range(total)):
-                return len(own), total, False
+                return ShardDone(len(own), total, checked=False)
         for _ in _told(work.check(work.parts(own), total), on_progress):
             pass
-    return len(own), total, True
+    return ShardDone(len(own), total, checked=True)
 
 
 class Work:
@@ -325,7 +331,7 @@ class SeenBefore(NamedTuple):
 
 
 def _measurer() -> Callable[[tuple[Path, Extent]], None]:
-    return lambda item: write_atomic(item[0], orjson.dumps(measure(item[1])))
+    return lambda item: write_atomic(item[0], orjson.dumps([*measure(item[1])]))
 
 
 def _noter(settings: FilterSettings) -> Callable[[tuple[Path, Part]], None]:

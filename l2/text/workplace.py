@@ -67,6 +67,9 @@ class Resources:
         return needed
 
 
+RESOURCES = Resources()
+
+
 def free_memory() -> int:
     """Bytes of memory that nothing else uses; no more than the control group's limit."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
