@@ -223,7 +223,7 @@ def filter(
 
     Each document dropped is one line of --rejects, with its rule, value and threshold; so is each line of a text that
     --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest in the input survives, whatever
-    --jobs. Near copies of one document that would take more than half of a source, and 100 documents of it or more,
+    --jobs. Near copies of one document that would take more than half of a source, and more than 100 documents of it,
     are held back: they stay, with a warning, for they are a template or a licence. A document without an id gets
     "file:line". Output streams, unless --dedup minhash, --jobs or --work has parts wait on disk.
 

@@ -138,3 +138,5 @@ def _ray_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
+        if waiting:
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=60)

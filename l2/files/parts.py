@@ -193,12 +193,12 @@ def read_part(part: Part, on_bad: OnBad | None = None) -> Iterator[Record]:
     return parse_records(_lines(part), part.shown, first, on_bad=on_bad)
 
 
-def lay_down(name: str, directory: Path, part_bytes: int = PIPED) -> Iterator[Part]:
-    """Pieces of what comes through the pipe `name` (- is stdin), as files in `directory`; the caller removes them."""
+def lay_down(name: str, stem: Path, part_bytes: int = PIPED) -> Iterator[Part]:
+    """Pieces of what comes through the pipe `name` (- is stdin), as files STEM-000000.jsonl, the caller's to remove."""
     newlines = count = 0
     with open_input(name) as stream:
         while piece := stream.read(part_bytes) + stream.readline():
-            path = directory / f"piped-{count:06}.jsonl"
+            path = stem.with_name(f"{stem.name}-{count:06}.jsonl")
             path.write_bytes(piece)
             yield Part(str(path), shown_name(name), newlines=newlines)
             newlines += piece.count(b"\n")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
@@ -80,13 +81,13 @@ def filter_documents(
     else:
         with open_work(names, settings, resources) as directory:
             work = Work(directory, names, settings, resources)
-            mapped = _told(work.mapped(), on_progress)
-            if settings.dedup == "none":
-                read = merge(work.cleared(mapped), NO_COPIES, None, writer, ledger, tally)
-            else:
-                corpus = corpus_of(mapped)
-                copies = work.copies(corpus)
-                read = merge(corpus.parts(), copies, corpus, writer, ledger, tally)
+            with closing(_told(work.mapped(), on_progress)) as mapped:  # whatever fails, processes end first
+                if settings.dedup == "none":
+                    read = merge(work.cleared(mapped), NO_COPIES, None, writer, ledger, tally)
+                else:
+                    corpus = corpus_of(mapped)
+                    copies = work.copies(corpus)
+                    read = merge(corpus.parts(), copies, corpus, writer, ledger, tally)
         forget_open_parts()
         if not read:
             raise no_records(names)
@@ -205,7 +206,7 @@ def filter_shard(
         raise UsageError(f"there is no shard {shard.index} of {shard.count}: they count from 1")
     names = expand(paths or (STDIO,))
     with open_work(names, settings, resources, shared=True) as directory:
-        work = Work(directory, names, settings, resources)
+        work = Work(directory, names, settings, resources, turn=(shard.index - 1) / shard.count)
         total = sum(map(len, work.cut))
         own = shard.of(total)
         if settings.dedup_lines:
@@ -220,8 +221,12 @@ def filter_shard(
 class Work:
     """The steps of a run in its directory. What a killed run has finished is not done again."""
 
-    def __init__(self, directory: Path, names: Sequence[str], settings: FilterSettings, resources: Resources) -> None:
+    def __init__(
+        self, directory: Path, names: Sequence[str], settings: FilterSettings, resources: Resources, turn: float = 0
+    ) -> None:
+        """`turn`, from 0 to 1: where among tasks that all shards need this one begins; it leaves out what is done."""
         resources.check(0)
+        self._turn = turn
         self.directory, self.names, self.settings, self.resources = directory, names, settings, resources
         part_bytes = resources.part_bytes or part_size(data_bytes(names))
         self.cut = [[] if is_piped(name) else extents(name, part_bytes) for name in names]
@@ -244,17 +249,27 @@ class Work:
             if not needed[file] and not is_piped(name):
                 number += len(self.cut[file])
                 continue
-            for part in lay_down(name, self.directory) if is_piped(name) else self._parts_of(file):
+            stem = self.directory / f"piped-{file}"
+            for part in lay_down(name, stem) if is_piped(name) else self._parts_of(file):
                 if wanted is None or number in wanted:
                     yield number, part
                 number += 1
+
+    def _turned(self, tasks: Mapping[Path, Any]) -> dict[Path, Any]:
+        items = list(tasks.items())
+        first = int(len(items) * self._turn)
+        return dict(items[first:] + items[:first])
 
     def _sizes_of(self, file: int) -> dict[Path, Extent]:
         return {self.directory / "sizes" / f"{file:06}-{i:06}.json": part for i, part in enumerate(self.cut[file])}
 
     def _measure(self, files: Sequence[int]) -> None:
         tasks = {path: extent for file in files for path, extent in self._sizes_of(file).items()}
-        complete(self._map(sum(extent.end - extent.start for extent in tasks.values()), 1 << 30), _measurer, tasks)
+        complete(
+            self._map(sum(extent.end - extent.start for extent in tasks.values()), 1 << 30),
+            _measurer,
+            self._turned(tasks),
+        )
 
     def _parts_of(self, file: int) -> list[Part]:
         several = len(self.cut[file]) > 1
@@ -277,7 +292,7 @@ class Work:
         spills = Spills(directories, list(accumulate(counts, initial=0)))
         ranges = self.resources.ranges(spills.starts[-1])
         tasks = {self.directory / "lines" / f"seen-{i}-of-{ranges}.npy": (i, ranges) for i in range(ranges)}
-        files = complete(self._map(spills.starts[-1], 1_000_000), functools.partial(_seer, spills), tasks)
+        files = complete(self._map(spills.starts[-1], 1_000_000), functools.partial(_seer, spills), self._turned(tasks))
         return SeenBefore(spills.starts, files)
 
     def check(self, parts: Iterable[tuple[int, Part]], total: int) -> Iterator[MappedPart]:
@@ -364,7 +379,7 @@ def _checker(settings: FilterSettings, seen: SeenBefore | None, work: Path) -> C
 NO_LINES = np.zeros(0, bool)
 
 
-def _told(parts: Iterable[MappedPart], on_progress: OnProgress) -> Iterator[MappedPart]:
+def _told(parts: Iterable[MappedPart], on_progress: OnProgress) -> Generator[MappedPart]:
     read = rejected = 0
     for part in parts:
         read += part.about["read"]

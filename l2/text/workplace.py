@@ -148,9 +148,10 @@ def _manifest(names: Sequence[str], settings: FilterSettings, resources: Resourc
     asked = asdict(settings)
     words = [word for value in asked.values() for word in (value if isinstance(value, tuple) else (value,))]
     named = [word for word in words if isinstance(word, str) and os.path.isfile(word)]
-    files = {name: [os.path.getsize(name), os.stat(name).st_mtime_ns] for name in (*names, *named)}
+    files = {name: f"{os.path.getsize(name):,} bytes of {os.stat(name).st_mtime_ns}" for name in (*names, *named)}
     size = {"part_bytes": resources.part_bytes or part_size(data_bytes(names)), "l2_version": version()}
-    manifest: dict[str, Any] = orjson.loads(orjson.dumps(asked | size | {"inputs": list(names)} | files))
+    shown = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in asked.items()}
+    manifest: dict[str, Any] = orjson.loads(orjson.dumps(shown | size | {"inputs": " ".join(names)} | files))
     return manifest
 
 

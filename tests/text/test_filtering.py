@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +15,17 @@ import numpy as np
 import orjson
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import open_writer, read_records
 from l2.files.ledger import Ledger, open_ledger
 from l2.text.copies import without_copies
 from l2.text.duplicates import SIMILAR, band_keys, jaccard, near_duplicates, normalised, shingles, signature
 from l2.text.filtering import Shard, filter_documents, filter_shard
 from l2.text.pipeline import FilterSettings, Tally, judged, load_checks, read_documents
-from l2.text.workplace import Resources
+from l2.text.workplace import Resources, open_work
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"{a}{b}{c}" for a in ("ka", "lo", "mi") for b in ("tu", "se", "ra") for c in ("no", "vi", "da")]
@@ -81,6 +87,7 @@ def run(paths, out: Path, settings=SETTINGS, resources=SMALL) -> bytes:
     assert report["in"] == sum(of["in"] for of in report["sources"].values())
     assert report["rules"] == sum((Counter(of["rules"]) for of in report["sources"].values()), Counter())
     assert all(of["in"] == of["kept"] + of["rejected"] for of in report["sources"].values())
+    Path(f"{out}.json").write_bytes(orjson.dumps(report))
     return kept + rows + orjson.dumps(report)
 
 
@@ -141,3 +148,148 @@ def test_processes_and_shards_change_no_byte(files, alone, tmp_path):
         assert sum(one.parts for one in done) == done[0].total > 5
     assert run(files, tmp_path / "out", settings, shared) == alone["minhash", True]
     assert run(files, tmp_path / "out", settings, shared) == alone["minhash", True]  # nothing is left to do
+
+
+STAGES = [
+    "sizes/*",
+    "lines/000001",
+    "lines/seen-*",
+    "parts/000002",
+    "copies/exact.npy",
+    "copies/band-7-*",
+    "copies/near*",
+]
+
+
+def test_killed_in_every_stage_it_goes_on_to_the_same_bytes(files, alone, tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    code = f"""
+from tests.text.test_filtering import *
+where = replace(SMALL, work={str(work)!r})
+run({list(map(str, files))!r}, Path({str(out)!r}), replace(SETTINGS, dedup_lines=True), where)
+"""
+    finished: dict[Path, int] = {}
+    for stage in STAGES:
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        while process.poll() is None and not any(work.glob(stage)):
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert any(work.glob(stage))
+        assert all(path.stat().st_ino == inode for path, inode in finished.items())  # nothing is done twice
+        finished = {path: path.stat().st_ino for path in work.glob("*/[!.]*")}
+    settings = replace(SETTINGS, dedup_lines=True)
+    assert run(files, out, settings, replace(SMALL, work=str(work))) == alone["minhash", True]
+    assert not [path for path in work.rglob(".*") if path.name != ".lock"]  # what was half written is gone
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_earliest_bad_line_stops_it_whoever_finds_it(files, tmp_path, jobs, lines):
+    path = tmp_path / "docs.jsonl"
+    good = [line for line in corpus(3).splitlines() if line.startswith(b'{"text": "') and b"\\u0000" not in line]
+    good = [line for line in good if b'"n"' in line]
+    good[250:250] = [b"torn {"]
+    good[120:120] = [b'{"text": "deep", "x": ' + b"[" * 300 + b"]" * 300 + b"}"]
+    path.write_bytes(b"\n".join(good))
+    settings = replace(SETTINGS, skip_bad=False, dedup_lines=lines)
+    with pytest.raises(BadInput, match=r"docs\.jsonl:121: found no valid JSON"):
+        run([path], tmp_path / "out", settings, replace(SMALL, jobs=jobs))
+    assert not (tmp_path / "out").exists()
+
+
+HOSTILE = [
+    b"torn {", b"\xff\xfe", b"\x00", b"[" * 3000, b'{"text": "a", "x": ' + b"[" * 254 + b"]" * 254 + b"}", b"null",
+    b'{"text": "x"}', b'{"text": "x", "id": "1"}', b'{"text": "X!", "id": "1"}', b'{"text": ""}', b'{"text": 1}',
+    b'{"text": "\\ud800"}', b'{"text": "\\u0000 \\u2028 \xc2\x85 b"}', b'{"text": "x", "id": [[]]}',
+    b'{"text": "y", "id": 1e999}',
+    b'{"text": "x", "source": {"a": []}}', b'{"text": "a b", "source": ' + b"[" * 253 + b"]" * 253 + b"}", b"{}",
+    b'{"text": "x", "scores": []}', b'{"text": "z", "id": 123456789012345678901234567890}', b" \t", b"\r", b"",
+    b'{"text": "' + b"long " * 500 + b'"}', b'{"text": "\xf0\x9f\x98\x80", "text": "twice", "url": "http://[::1"}',
+]  # fmt: skip
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.sampled_from(HOSTILE), st.binary(max_size=30)), min_size=1, max_size=25), st.booleans())
+def test_hostile_lines_lose_no_row(tmp_path, lines, ended):
+    path = tmp_path / "docs.jsonl"
+    data = b"\n".join(lines) + b"\n" * ended
+    path.write_bytes(data)
+    total = sum(bool(line.strip()) for line in data.split(b"\n"))
+    asked = FilterSettings(
+        c4_lines=True, dedup_lines=True, quality=("gopher", "c4"), pii="replace", where=('id != "2"',), skip_bad=True
+    )
+    if not total:
+        with pytest.raises(BadInput, match="no records"):
+            run([path], tmp_path / "out", asked)
+        return
+    scores = FilterSettings(score_only=True, dedup="none", skip_bad=True)
+    for few in (replace(asked, quality=(), where=(), c4_lines=False), scores):
+        found = run([path], tmp_path / "out", few, Resources(part_bytes=400))
+        assert orjson.loads((tmp_path / "out.json").read_bytes())["in"] == total
+        assert found == run([path], tmp_path / "out", few, Resources())
+
+
+def template(i: int, source: str) -> dict:
+    """One of many pages that say nearly the same."""
+    words = [*(WORDS * 4), f"{source}{i}"]
+    return {"id": f"{source}{i}", "text": " ".join(words), "source": source}
+
+
+def test_a_cluster_that_would_swallow_a_source_is_held_back(tmp_path):
+    """100 and more like one another, and more than half of their source: they stay; elsewhere they go."""
+    rng = random.Random(0)
+    other = [
+        {"id": f"{source}-{i}", "text": " ".join(rng.choices(WORDS, k=80)), "source": source}
+        for source, count in (("licences", 119), ("web", 150), ("few", 5))
+        for i in range(count)
+    ]
+    pages = [template(i, "licences") for i in range(120)] + [template(i, "web") for i in range(120)]
+    pages += [template(i, "few") for i in range(90)]
+    rng.shuffle(pages)
+    (tmp_path / "docs.jsonl").write_bytes(b"".join(orjson.dumps(d) + b"\n" for d in [*pages, *other]))
+    run([tmp_path / "docs.jsonl"], tmp_path / "out", FilterSettings(quality=()))
+    kept = Counter(d["source"] for d in read_records([tmp_path / "out"]))
+    first = pages[0]["source"]
+    report = orjson.loads((tmp_path / "out.json").read_bytes())
+    held = {"of": pages[0]["id"], "source": "licences", "documents": 120 - (first == "licences"), "share": 120 / 239}
+    assert report["held_back"] == [held]
+    assert kept == {"licences": 239, "web": 150 + (first == "web"), "few": 5 + (first == "few")}
+
+
+def test_a_work_directory_serves_one_run(files, tmp_path):
+    work = replace(SMALL, work=str(tmp_path / "work"))
+    run(files, tmp_path / "out", SETTINGS, work)
+    with pytest.raises(UsageError, match=r"holds another run \(dedup: minhash there, exact asked\)"):
+        run(files, tmp_path / "out", replace(SETTINGS, dedup="exact"), work)
+    with pytest.raises(UsageError, match=r"inputs: .*; choose another --work"):
+        run(files[:1], tmp_path / "out", SETTINGS, work)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").touch()
+    with pytest.raises(UsageError, match="no run of l2 filter made it"):
+        run(files, tmp_path / "out", SETTINGS, replace(SMALL, work=str(tmp_path / "mine")))
+    with pytest.raises(UsageError, match=r"GB is not enough: 0 documents with --jobs 2 need 0\.\d+ GB"):
+        run(files, tmp_path / "out", SETTINGS, replace(SMALL, jobs=2, memory=0.2))
+    with pytest.raises(UsageError, match="--work directory that all shards see"):
+        filter_shard(files, SETTINGS, SMALL, Shard(1, 2))
+    with pytest.raises(UsageError, match="no shard 3 of 2"):
+        filter_shard(files, SETTINGS, work, Shard(3, 2))
+    with pytest.raises(UsageError, match="can't be read again"):
+        filter_shard(["/dev/null"], SETTINGS, work, Shard(1, 2))
+    with open_work(list(map(str, files)), SETTINGS, work, shared=True):
+        filter_shard(files, SETTINGS, work, Shard(1, 2))
+        with pytest.raises(L2Error, match="another process is at work here"):
+            run(files, tmp_path / "out", SETTINGS, work)
+
+
+def test_ray_changes_no_byte(files, alone, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    try:
+        on_ray = replace(SMALL, jobs=2, engine="ray")
+        assert run(files, tmp_path / "out", SETTINGS, on_ray) == alone["minhash", False]
+        with pytest.raises(BadInput, match=r"a\.jsonl:\d+: found"):
+            run(files, tmp_path / "out", replace(SETTINGS, skip_bad=False), on_ray)
+    finally:
+        ray.shutdown()
