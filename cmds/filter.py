@@ -13,6 +13,7 @@ from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
     from l2.text.filtering import Shard
+    from l2.text.pipeline import FilterSettings
     from l2.text.workplace import Resources
 
 Engine = Literal["local", "ray"]
@@ -40,14 +41,14 @@ def _shard(written: str) -> Shard:
     return Shard(*map(int, found.groups()))
 
 
-def _say_expected(console: Console, files: list[str] | None, resources: Resources) -> None:
+def _say_expected(console: Console, files: list[str] | None, settings: FilterSettings, resources: Resources) -> None:
     """Where resources are asked for: what will be needed of them."""
     from l2.files.jsonl import expand
     from l2.text.workplace import GB, RESOURCES, expected
 
     if resources == RESOURCES:
         return
-    need = expected(expand(files or ("-",)), resources)
+    need = expected(expand(files or ("-",)), settings, resources)
     console.say(
         f"expecting about {need.documents:,} documents, {need.memory / GB:.2f} GB of memory ({need.allowed / GB:.2f} "
         f"allowed) and {need.disk / GB:.2f} GB of disk"
@@ -285,7 +286,7 @@ def filter(
         write_records(output, explain_document(files or (), explain, settings))
         return
     resources = Resources(jobs, engine, work, memory)
-    _say_expected(console, files, resources)
+    _say_expected(console, files, settings, resources)
     if shard is not None:
         with console.progress("documents") as progress:
             done = filter_shard(files or (), settings, resources, _shard(shard), on_progress=progress)

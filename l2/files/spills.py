@@ -15,7 +15,7 @@ import numpy.typing as npt
 Keys = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 
-KEY_BYTES = 48  # of memory for each key of a range while it is grouped: key, number, order, and copies of them
+KEY_BYTES = 72  # of memory for each key of a range while it is grouped: key, number, order, and copies of them
 
 
 def write_spill(directory: Path, keys_KB: Keys, numbers_K: npt.NDArray[np.uint32]) -> None:

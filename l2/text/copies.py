@@ -143,7 +143,7 @@ def candidates(corpus: Corpus, exact: Path) -> Callable[[tuple[Path, tuple[int, 
 
     Only buckets of two documents or more, with the exact copies, which `exact` names, left out.
     """
-    dropped = np.load(exact)[0]
+    dropped = np.load(exact, mmap_mode="r")[0]
 
     def task(item: tuple[Path, tuple[int, int, int]]) -> None:
         path, (band, index, ranges) = item

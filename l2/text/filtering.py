@@ -54,7 +54,7 @@ from l2.text.copies import (
 from l2.text.duplicates import NORMALISATION
 from l2.text.mapped import Bools, Checker, Corpus, LineNoter, MappedPart, corpus_of, forget_open_parts
 from l2.text.pipeline import FilterSettings, Tally, load_checks, passed, read_documents
-from l2.text.workplace import RESOURCES, Resources, open_work
+from l2.text.workplace import RESOURCES, Resources, model_bytes, open_work
 
 
 def filter_documents(
@@ -225,7 +225,7 @@ class Work:
         self, directory: Path, names: Sequence[str], settings: FilterSettings, resources: Resources, turn: float = 0
     ) -> None:
         """`turn`, from 0 to 1: where among tasks that all shards need this one begins; it leaves out what is done."""
-        resources.check(0)
+        resources.check(0, model_bytes(settings))
         self._turn = turn
         self.directory, self.names, self.settings, self.resources = directory, names, settings, resources
         part_bytes = resources.part_bytes or part_size(data_bytes(names))
@@ -321,7 +321,7 @@ class Work:
 
     def copies(self, corpus: Corpus) -> Copies:
         """The copies in `corpus`."""
-        self.resources.check(len(corpus))
+        self.resources.check(len(corpus), model_bytes(self.settings))
         near = self.settings.dedup == "minhash"
         run = self._map(len(corpus), 100_000)
         copies = find_copies(corpus, near, self.directory / "copies", run, self.resources.ranges(len(corpus)))

@@ -23,7 +23,7 @@ from l2.files.spills import KEY_BYTES
 from l2.text.pipeline import FilterSettings
 
 MANIFEST = "filter.json"
-PROCESS_BYTES = 120 << 20  # of memory: an interpreter with what the checks import, and a part's keys (LOG.md)
+PROCESS_BYTES = 150 << 20  # of memory: an interpreter with what the checks import, and a part's keys (LOG.md)
 DOCUMENT_BYTES = 24  # of memory for each document while components of near copies are found
 DISK_BYTES = 260  # of keys and index for each document with --dedup minhash, beside the documents themselves
 GB = 1e9
@@ -55,11 +55,11 @@ class Resources:
     def ranges(self, keys: int) -> int:
         """In how many ranges `keys` keys are sorted, so that every process has room for one."""
         room = (self.budget() - self.processes * PROCESS_BYTES) // self.jobs
-        return -(-keys * KEY_BYTES // max(room, PROCESS_BYTES)) or 1
+        return -(-keys * KEY_BYTES // max(room, PROCESS_BYTES // 2)) or 1
 
-    def check(self, documents: int) -> int:
-        """The bytes of memory needed for so many documents. Raises UsageError where there are fewer."""
-        needed = self.processes * PROCESS_BYTES + documents * DOCUMENT_BYTES
+    def check(self, documents: int, models: int) -> int:
+        """The bytes of memory that documents and bytes of models need. Raises UsageError where there are fewer."""
+        needed = self.processes * PROCESS_BYTES + self.jobs * models + documents * DOCUMENT_BYTES
         if needed > self.budget():
             allowed = "--memory" if self.memory is not None else "half of the free memory,"
             work = f"{documents:,} documents with --jobs {self.jobs} need {needed / GB:.2f} GB"
@@ -93,7 +93,7 @@ class Expected:
     disk: int
 
 
-def expected(names: Sequence[str], resources: Resources) -> Expected:
+def expected(names: Sequence[str], settings: FilterSettings, resources: Resources) -> Expected:
     """What filtering the files `names` will take, from their sizes and the first lines; of pipes nothing is known.
 
     Raises UsageError where memory will not do.
@@ -104,7 +104,7 @@ def expected(names: Sequence[str], resources: Resources) -> Expected:
         with open_input(name) as f:
             start = f.read(BLOCK)
         documents = int(data * start.count(b"\n") / max(1, len(start)))
-    memory = resources.check(documents)
+    memory = resources.check(documents, model_bytes(settings))
     return Expected(data, documents, memory, resources.budget(), data + documents * DISK_BYTES)
 
 
@@ -146,13 +146,25 @@ def open_work(
 def _manifest(names: Sequence[str], settings: FilterSettings, resources: Resources) -> dict[str, Any]:
     """All that decides what the parts hold: settings, version, inputs and named models with sizes and times."""
     asked = asdict(settings)
-    words = [word for value in asked.values() for word in (value if isinstance(value, tuple) else (value,))]
-    named = [word for word in words if isinstance(word, str) and os.path.isfile(word)]
-    files = {name: f"{os.path.getsize(name):,} bytes of {os.stat(name).st_mtime_ns}" for name in (*names, *named)}
+    files = {
+        name: f"{os.path.getsize(name):,} bytes of {os.stat(name).st_mtime_ns}" for name in (*names, *_models(settings))
+    }
     size = {"part_bytes": resources.part_bytes or part_size(data_bytes(names)), "l2_version": version()}
     shown = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in asked.items()}
     manifest: dict[str, Any] = orjson.loads(orjson.dumps(shown | size | {"inputs": " ".join(names)} | files))
     return manifest
+
+
+def _models(settings: FilterSettings) -> list[str]:
+    """The files that `settings` name: models, lists."""
+    values = asdict(settings).values()
+    words = [word for value in values for word in (value if isinstance(value, tuple) else (value,))]
+    return [word for word in words if isinstance(word, str) and os.path.isfile(word)]
+
+
+def model_bytes(settings: FilterSettings) -> int:
+    """Bytes of the files that every process reads into memory."""
+    return sum(map(os.path.getsize, _models(settings)))
 
 
 def _claim(work: Path, manifest: Mapping[str, Any]) -> None:

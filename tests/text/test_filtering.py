@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import open_writer, read_records
 from l2.files.ledger import Ledger, open_ledger
+from l2.text import copies, workplace
 from l2.text.copies import without_copies
 from l2.text.duplicates import SIMILAR, band_keys, jaccard, near_duplicates, normalised, shingles, signature
 from l2.text.filtering import Shard, filter_documents, filter_shard
@@ -135,6 +136,16 @@ def test_parts_change_no_byte(files, alone, tmp_path, dedup, lines):
     settings = replace(SETTINGS, dedup=dedup, dedup_lines=lines)
     for size in (3_000, 20_000, 1 << 30):
         assert run(files, tmp_path / "out", settings, Resources(part_bytes=size)) == alone[dedup, lines]
+
+
+def test_ranges_of_keys_and_tasks_of_components_change_no_byte(files, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(workplace, "KEY_BYTES", 50_000_000)
+    monkeypatch.setattr(copies, "TASK_PAIRS", 40)
+    work = tmp_path / "work"
+    few = replace(SMALL, work=str(work), memory=4)
+    assert run(files, tmp_path / "out", replace(SETTINGS, dedup_lines=True), few) == alone["minhash", True]
+    assert len(list(work.glob("copies/band-0-*"))) > 3 < len(list(work.glob("lines/seen-*")))
+    assert len(list(work.glob("copies/near-*"))) > 3
 
 
 def test_processes_and_shards_change_no_byte(files, alone, tmp_path):
