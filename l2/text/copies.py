@@ -28,7 +28,7 @@ from l2.text.mapped import Corpus
 # A near-duplicate cluster is held back where it is more than this share of a source, and no small one (ours).
 HELD_SHARE, HELD_LEAST = 0.5, 100
 CACHE_BYTES = 32 << 20  # of shingles: survivors of large clusters are asked for again and again
-TASK_PAIRS = 500_000  # (document, bucket) pairs of a task: 28 MB
+TASK_PAIRS = 100_000  # (document, bucket) pairs of a task: 6 MB
 MOST_TASKS = 1000  # files open at once
 
 # Runs a function over tasks, in order, somewhere: `ordered_map` but for its settings.
