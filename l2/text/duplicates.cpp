@@ -23,11 +23,10 @@ static uint32_t fmix32(uint32_t h) {  // MurmurHash3's finalizer
     return h ^ h >> 16;
 }
 
-// The character at `text`, valid UTF-8, and its length.
+// The character of two bytes or more at `text`, valid UTF-8, and its length.
 static uint32_t character(const uint8_t* text, int& length) {
     uint32_t lead = text[0];
-    length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    if (length == 1) return lead;
+    length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
     uint32_t c = lead & (0x7f >> length);
     for (int i = 1; i < length; i++) c = c << 6 | (text[i] & 0x3f);
     return c;
@@ -39,19 +38,24 @@ extern "C" {
 // holds the kind of each character up to `known`; those above are letters.
 int64_t words(const uint8_t* text, int64_t size, const uint8_t* kinds, uint32_t known, uint8_t* out) {
     int64_t count = 0;
-    bool in_word = false;
-    for (int64_t at = 0, end; at < size; at = end) {
+    bool open = false;  // a word; where none is, `out` is empty or ends with a space
+    for (int64_t at = 0; at < size;) {
+        if (text[at] < 0x80) {  // without a branch, since nobody can tell where words end
+            bool letter = kinds[text[at]] == LETTER;
+            out[count] = letter ? text[at] : ' ';
+            count += letter | open;
+            open = letter, at++;
+            continue;
+        }
         int length;
         uint32_t c = character(text + at, length);
-        end = at + length;
         uint8_t kind = c < known ? kinds[c] : uint8_t(LETTER);
-        if (kind != BREAK) {
-            if (count && !(in_word && kind == LETTER)) out[count++] = ' ';
-            while (at < end) out[count++] = text[at++];
-        }
-        in_word = kind == LETTER;
+        if (open && kind != LETTER) out[count++] = ' ';
+        if (kind != BREAK) std::memcpy(out + count, text + at, length), count += length;
+        if (kind == SIGN) out[count++] = ' ';
+        open = kind == LETTER, at += length;
     }
-    return count;
+    return count && out[count - 1] == ' ' ? count - 1 : count;
 }
 
 // The hashes of all word 5-grams, sorted, each once, to `hashes`, which has room for as many as there are words;

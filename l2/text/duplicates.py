@@ -67,12 +67,13 @@ class Compiled:
         for kind, members in enumerate((_BREAKS, _UNSPACED), 1):
             for run in re.finditer(f"[{members}]+", characters):
                 self._kinds[run.start() : run.end()] = kind
+        self._kinds_at, self._a, self._b = self._kinds.ctypes.data, _A.ctypes.data, _B.ctypes.data
 
     def words(self, text: str) -> bytes:
         """The words of `text` with one space between them."""
         given = text.encode()
         out = np.empty(2 * len(given), np.uint8)
-        size = self._words(given, len(given), self._kinds.ctypes.data, _CLASSED, out.ctypes.data)
+        size = self._words(given, len(given), self._kinds_at, _CLASSED, out.ctypes.data)
         return out[:size].tobytes()
 
     def shingles(self, normal: bytes) -> Hashes:
@@ -88,9 +89,7 @@ class Compiled:
     def signature(self, shingles_S: Hashes) -> Signature:
         """See `signature`."""
         least = np.empty_like(_A)
-        self._signature(
-            shingles_S.ctypes.data, shingles_S.size, _A.ctypes.data, _B.ctypes.data, least.ctypes.data, _A.size
-        )
+        self._signature(shingles_S.ctypes.data, shingles_S.size, self._a, self._b, least.ctypes.data, _A.size)
         return least
 
 
