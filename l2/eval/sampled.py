@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,27 +92,45 @@ def measure_prompts(items: Sequence[Item]) -> dict[str, Estimate]:
     return metrics
 
 
-def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
-    """An item for each turn that was asked: does the answer obey the instruction, given in the first turn alone?
+RECALL_AT = (2, 4, 6, 20)  # turns at which the paper asks (Table 30)
 
-    A dialog that outgrows the model's context ends early (the paper's Table 30 stays within it).
+
+def _conversations(users: Sequence[Item], constraint: Mapping[str, Any]) -> list[tuple[list[Item], int]]:
+    """What is asked in turn, and the first turn whose answer is judged; all later ones are, too.
+
+    A constraint that shows in every answer is judged at every turn. One to be recalled is asked for, by its question
+    in the place of the user's words, at each turn of RECALL_AT that the dialog has or would come to next.
     """
-    constraints = [check_constraint(record) for record in records]
-    dialogs = [
-        instructed(user_turns(record), constraint["instruction"], everywhere=False)
-        for record, constraint in zip(records, constraints, strict=True)
+    if constraint["kind"] != "recall":
+        return [(list(users), 1)]
+    question = {"role": "user", "content": constraint["question"]}
+    return [([*users[: turn - 1], question], turn) for turn in RECALL_AT if turn <= len(users) + 1]
+
+
+def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """An item for each turn that is judged: does the answer obey the instruction, given in the first turn alone?
+
+    See `_conversations`. A dialog that outgrows the model's context ends early (Table 30 stays within it).
+    """
+    asked = [
+        (record, constraint, users, first)
+        for record in records
+        for constraint in [check_constraint(record)]
+        for users, first in _conversations(user_turns(record), constraint)
     ]
-    firsts = [encode_prompt(subject.tokenizer, turns[0]) for turns in dialogs]
-    for record, first in zip(records, firsts, strict=True):
-        fit(record, len(first) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
-    subject.show(firsts[0])
-    names = [record.identity for record in records]
+    dialogs = [instructed(users, constraint["instruction"], everywhere=False) for _, constraint, users, _ in asked]
+    openings = [encode_prompt(subject.tokenizer, turns[0]) for turns in dialogs]
+    for (record, *_), opening in zip(asked, openings, strict=True):
+        fit(record, len(opening) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
+    subject.show(openings[0])
+    names = [record.identity for record, *_ in asked]
     settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
     answers = ask_turns(subject.policy, subject.tokenizer, dialogs, names, subject.sampling, **settings)
     return [
         {"id": name, "turn": turn, "response": text, "finish": answer.finish, "obeyed": obeys(constraint, text)}
-        for name, constraint, given in zip(names, constraints, answers, strict=True)
+        for name, (_, constraint, _, first), given in zip(names, asked, answers, strict=True)
         for turn, answer in enumerate(given, 1)
+        if turn >= first
         for text in [subject.tokenizer.decode(answer.tokens).strip()]
     ]
 
