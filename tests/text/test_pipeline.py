@@ -121,7 +121,7 @@ def test_bad_lines_stop_or_are_skipped_into_the_ledger(tmp_path, bad):
     assert report["in"] == 3
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from([{"text": PAGE}, {"text": PAGE + " More."}, {"text": "x"}, {"text": ""}, {}, "torn\n"]),
              min_size=1, max_size=12),
