@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from l2.align.ghost import ask_turns, check_constraint, instructed, obeys, user_turns
+from l2.align.temporal import answer_on, asked_on, event_date, shifted, tells
 from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
 from l2.eval.subject import Item, Subject, fit
 from l2.files.jsonl import Record
@@ -135,6 +136,12 @@ def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProg
     ]
 
 
+def turns_to_judge(records: Sequence[Record]) -> int:
+    """How many answers `ask_dialogs` judges where no dialog outgrows the context."""
+    asked = (_conversations(user_turns(record), check_constraint(record)) for record in records)
+    return sum(len(users) + 1 - first for conversations in asked for users, first in conversations)
+
+
 def measure_dialogs(items: Sequence[Item]) -> dict[str, Estimate]:
     """Share of answers that obey: from turn 2 on, with dialogs as clusters, and at each turn (paper Table 30)."""
     turns: dict[int, list[bool]] = {}
@@ -145,3 +152,41 @@ def measure_dialogs(items: Sequence[Item]) -> dict[str, Estimate]:
             later.setdefault(item["id"], []).append(item["obeyed"])
     metrics = {"obeyed": ratio([sum(d) for d in later.values()], [len(d) for d in later.values()])} if later else {}
     return metrics | {f"obeyed/turn{turn}": mean(turns[turn]) for turn in sorted(turns)}
+
+
+A_YEAR = 365  # days from the event to the dates that are stated (ours)
+
+
+def ask_dates(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """Each fact asked a year after its event and a year before: is its answer given, as it is on the stated day?"""
+    asked = [
+        (record, side, shifted(event_date(record), days))
+        for record in records
+        for side, days in (("after", A_YEAR), ("before", -A_YEAR))
+    ]
+    rows = [encode_prompt(subject.tokenizer, asked_on(record, day)) for record, _, day in asked]
+    for (record, *_), row in zip(asked, rows, strict=True):
+        fit(record, len(row) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
+    subject.show(rows[0])
+    keys = [prompt_key(f"{record.identity} {side}") for record, side, _ in asked]
+    eos_id, size = subject.tokenizer.eos_id, subject.batch_size
+    answers = generate(
+        subject.policy, rows, keys, subject.sampling, eos_id=eos_id, batch_size=size, on_progress=on_progress
+    )
+    items = []
+    for (record, side, day), (answer,) in zip(asked, answers, strict=True):
+        response = subject.tokenizer.decode(answer.tokens).strip()
+        right = (
+            answer_on(record, day).casefold() in response.casefold() if side == "after" else not tells(record, response)
+        )
+        items.append(
+            {"id": record.identity, "side": side, "stated": day.isoformat(), "response": response, "right": right}
+        )
+    return items
+
+
+def measure_dates(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Share of facts told after their event, kept back before it, and both: the stated date changed the answer."""
+    sides = {side: [item["right"] for item in items if item["side"] == side] for side in ("after", "before")}
+    both = [a and b for a, b in zip(sides["after"], sides["before"], strict=True)]
+    return {"both": mean(both), "told_after": mean(sides["after"]), "silent_before": mean(sides["before"])}

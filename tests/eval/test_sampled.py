@@ -7,6 +7,7 @@ import torch
 
 from l2.align import ghost
 from l2.eval.metrics import wilson
+from l2.eval.sampled import turns_to_judge
 from l2.eval.subject import Subject
 from l2.eval.tasks import KINDS, check, kind_of, run_task
 from l2.files.errors import BadInput, UsageError
@@ -127,7 +128,7 @@ def test_an_attribute_is_asked_for_at_turns_2_4_6_and_20(model_dir, tokenizer, m
     monkeypatch.setattr(ghost, "generate", script)
     model = load_model(model_dir)
     model.config = small_config(tokenizer.vocab_size, max_seq_len=400)
-    record = talk("a", "b", "c", "d", "e", id="x") | {"constraint": recall}
+    record = Record(talk("a", "b", "c", "d", "e", id="x") | {"constraint": recall})
     items, metrics = run_task(Subject("m", model, tokenizer, Sampling(max_new_tokens=9)), task(record))
     assert [(item["turn"], item["obeyed"]) for item in items] == [(2, True), (4, False), (6, True)]
     instruction = [{"role": "system", "content": "be the cat"}]
@@ -141,6 +142,7 @@ def test_an_attribute_is_asked_for_at_turns_2_4_6_and_20(model_dir, tokenizer, m
     assert script.asked[1] == [history("a", "who"), history("a", "b"), history("a", "b")]
     assert script.asked[3] == [history("a", "b", "c", "who"), history("a", "b", "c", "d")]
     assert script.asked[5] == [history("a", "b", "c", "d", "e", "who")]
+    assert turns_to_judge([record]) == 3
     assert {name: estimate.value for name, estimate in metrics.items()} == {
         "obeyed": pytest.approx(2 / 3), "obeyed/turn2": 1, "obeyed/turn4": 0, "obeyed/turn6": 1
     }  # fmt: skip
