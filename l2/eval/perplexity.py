@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import exp, log
 
+import torch
+
 from l2.eval.scored import windows
 from l2.generate.scoring import loglikelihood
 from l2.model.checkpoint import check_vocabulary, load_language_model
-from l2.model.device import keep_memory, pick_device, use_all_cores
+from l2.model.device import keep_memory, pick_device
 from l2.tokens.tokenizer import load_tokenizer
 
 TOGETHER = 16  # windows of a document read at once
@@ -23,11 +25,12 @@ def load_perplexity(directory: str, device: str = "auto") -> Callable[[str], flo
     """A function from a text to its perplexity per byte (UTF-8), from 1 to WORST, by the checkpoint in `directory`.
 
     The text is predicted with its end, after BOS, in windows that overlap by half. In fp32, and each text by itself:
-    its score depends on nothing that is scored beside it. Raises L2Error for a missing file, BadInput for one that is
-    no language model with its tokenizer, and L2Error for weights that give no numbers.
+    its score depends on nothing that is scored beside it. On one core, for the same reason: more cores are for more
+    processes. Raises L2Error for a missing file, BadInput for one that is no language model with its tokenizer, and
+    L2Error for weights that give no numbers.
     """
     keep_memory()
-    use_all_cores()
+    torch.set_num_threads(1)
     model = load_language_model(directory, device=pick_device(device))
     tokenizer = load_tokenizer(directory)
     check_vocabulary(model.config, tokenizer, directory)

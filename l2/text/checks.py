@@ -39,17 +39,18 @@ def url_check(domains: frozenset[str]) -> Check:
     return check
 
 
-def line_check(sets: Collection[str], ledger: Ledger, lines: Counter[str]) -> Check:
+def line_check(sets: Collection[str], seen: SeenLines, ledger: Ledger, lines: Counter[str]) -> Check:
     """Something is left of a document without its faulty lines (see `edited`), which go to `ledger`.
 
-    `lines` counts those {in, kept}. Raises UsageError for a set not in LINE_SETS.
+    `sets` are of LINE_SETS; `seen` is asked for dedup alone. `lines` counts those {in, kept}. Raises UsageError for
+    another set.
     """
     if unknown := sorted(set(sets) - set(LINE_SETS)):
         raise UsageError(f"no rules about lines {', '.join(unknown)!r}; there are {', '.join(LINE_SETS)}")
-    c4, seen = "c4" in sets, SeenLines() if "dedup" in sets else None
+    c4, asked = "c4" in sets, seen if "dedup" in sets else None
 
     def check(document: Record) -> Iterator[Finding]:
-        edit = edited(document["text"], c4, seen)
+        edit = edited(document["text"], c4, asked)
         document["text"] = edit.text
         for number, fault in edit.faults.items():
             ledger.drop_line(document, number, *fault)

@@ -31,6 +31,7 @@ def load_hf_classifier(directory: str | Path, label: str) -> Probabilities:
         from transformers.utils import logging
     except ImportError:
         raise L2Error(f"{directory} needs transformers to run it; pip install transformers") from None
+    torch.set_num_threads(1)  # sums come out the same in any number of processes
     logging.disable_progress_bar()  # the library prints nothing, nor lets others
     logging.set_verbosity_error()
     model, tokenizer = _load(directory, AutoModelForSequenceClassification, AutoTokenizer)

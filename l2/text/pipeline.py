@@ -1,7 +1,7 @@
-"""Documents in, documents worth training on out, one ledger row a loss.
+"""What `l2 filter` asks of one document after another: settings, the checks they stand for, one ledger row a loss.
 
-What is asked of one document alone is a check (l2/text/checks.py); copies need all documents (l2/text/copies.py). Every
-stage is a generator over records and rejects into the ledger, so that all but the last one stream.
+A check looks at one document alone (l2/text/checks.py); copies need all documents (l2/text/copies.py), and
+l2/text/filtering.py does both to a whole corpus.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from l2.files.errors import BadInput, UsageError
-from l2.files.jsonl import Record, RecordWriter, read_records
+from l2.files.jsonl import OnBad, Record, expand
 from l2.files.ledger import Ledger
-from l2.files.progress import OnProgress, ignore
 from l2.text.checks import (
     Check,
     classifier_check,
@@ -33,9 +32,8 @@ from l2.text.checks import (
 from l2.text.classifier import load_quality
 from l2.text.conditions import parse_conditions
 from l2.text.contamination import Contamination, read_items
-from l2.text.copies import without_copies, without_near_copies
-from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
+from l2.text.lines import SeenLines
 from l2.text.private import read_blocklist
 from l2.text.quality import DEFAULT_SETS, RULE_SETS, rule_set, rules
 from l2.text.thresholds import Threshold, agree, cuts, share
@@ -44,6 +42,7 @@ from l2.text.toxicity import Score, load_toxicity
 Privacy = Literal["keep", "replace", "drop"]
 Load = Callable[[str], Score]  # what makes a score of a path
 Dedup = Literal["minhash", "exact", "none"]
+OPTIONAL: dict[str, type | tuple[type, ...]] = {"id": (str, int, float), "scores": dict, "url": str}
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class FilterSettings:
     thresholds are by name: lang and quality (each 0.5 or more, else), toxicity (else scored and left in, as the paper
     does, §4.1), perplexity (two that cut it into buckets, of which the tail goes; else scored and left in), and those
     of the quality rules. score_only: documents get the scores of every check, and all are kept; thresholds stand idle.
+    load_perplexity makes a score of perplexity_model (models live in a room below); processes find it by its name.
     """
 
     url_blocklists: tuple[str, ...] = ()
@@ -66,25 +66,41 @@ class FilterSettings:
     toxicity_label: str = "toxic"
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     perplexity_model: str | None = None
+    load_perplexity: Load | None = None
     pii: Privacy = "keep"
     where: tuple[str, ...] = ()
     score_only: bool = False
     dedup: Dedup = "minhash"
     skip_bad: bool = False
 
+    def shown(self) -> dict[str, Any]:
+        """All settings that are no function, for reports."""
+        return {name: value for name, value in asdict(self).items() if name != "load_perplexity"}
 
-def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], None] | None) -> Iterator[Record]:
-    """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing too.
+    def files(self) -> list[str]:
+        """The files that are read beside documents: lists, tasks, models, and what stands in models' directories."""
+        models = (self.lid_model, self.quality_model, self.toxicity, self.perplexity_model)
+        named = map(Path, [*self.url_blocklists, *expand(self.decontaminate), *(model for model in models if model)])
+        found = [file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        return [str(file) for file in found if file.is_file()]
 
-    Raises BadInput (or hands it to `on_bad`) for a line that is no document.
+    @property
+    def needs_torch(self) -> bool:
+        """Whether a check runs a neural network."""
+        return self.perplexity_model is not None or (self.toxicity is not None and Path(self.toxicity).is_dir())
+
+
+def read_documents(records: Iterable[Record], on_bad: OnBad | None) -> Iterator[Record]:
+    """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing.
+
+    Raises BadInput (or hands it to `on_bad`) for a record that is no document.
     """
-    for record in read_records(paths, on_bad=on_bad):
+    for record in records:
         try:
             record.need("text")
-            if record.get("scores") is not None:
-                record.need("scores", dict)
-            if record.get("url") is not None:
-                record.need("url")
+            for name, kind in OPTIONAL.items():
+                if record.get(name) is not None:
+                    record.need(name, kind)
         except BadInput as error:
             if on_bad is None:
                 raise
@@ -104,11 +120,10 @@ class Tally:
     lines: Counter[str] = field(default_factory=Counter)
 
 
-def load_checks(
-    settings: FilterSettings, ledger: Ledger, tally: Tally, load_perplexity: Load | None = None
-) -> list[Check]:
+def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally, seen: SeenLines | None = None) -> list[Check]:
     """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
+    `seen` tells whether a line was read before; by default it is what these checks themselves have read.
     Conditions come last, so that they see every score. Raises UsageError for settings that contradict one another,
     and what the readers and loaders of what they name raise.
     """
@@ -118,7 +133,7 @@ def load_checks(
     if settings.url_blocklists:
         checks.append(url_check(read_blocklist(settings.url_blocklists)))
     if settings.lines:
-        checks.append(line_check(settings.lines, ledger, tally.lines))
+        checks.append(line_check(settings.lines, SeenLines() if seen is None else seen, ledger, tally.lines))
     if settings.languages:
         least = share(thresholds, "lang", 0.5)
         identify = load_identifier(settings.lid_model, settings.languages, least)
@@ -127,7 +142,7 @@ def load_checks(
         checks.append(measure_check(table) if settings.score_only else quality_check(table))
     if settings.decontaminate:
         checks.append(contamination_check(Contamination(read_items(settings.decontaminate))))
-    checks += _model_checks(settings, tally, load_perplexity)
+    checks += _model_checks(settings, tally)
     if settings.pii != "keep":
         checks.append(private_check(drop=settings.pii == "drop"))
     if settings.where:
@@ -135,7 +150,7 @@ def load_checks(
     return checks
 
 
-def _model_checks(settings: FilterSettings, tally: Tally, load_perplexity: Load | None) -> Iterator[Check]:
+def _model_checks(settings: FilterSettings, tally: Tally) -> Iterator[Check]:
     """What models are asked of documents, the fastest first."""
     thresholds = settings.thresholds
     if settings.quality_model is not None:
@@ -144,10 +159,10 @@ def _model_checks(settings: FilterSettings, tally: Tally, load_perplexity: Load 
         toxicity = load_toxicity(settings.toxicity, settings.toxicity_label)
         yield toxicity_check(toxicity, share(thresholds, "toxicity", None))
     if settings.perplexity_model is not None:
-        if load_perplexity is None:
+        if settings.load_perplexity is None:
             raise UsageError("who scores perplexity must be given, as l2.eval.perplexity.load_perplexity")
-        limits = cuts(thresholds, "perplexity")
-        yield perplexity_check(load_perplexity(settings.perplexity_model), limits, tally.perplexity)
+        perplexity = settings.load_perplexity(settings.perplexity_model)
+        yield perplexity_check(perplexity, cuts(thresholds, "perplexity"), tally.perplexity)
 
 
 def _agree(settings: FilterSettings) -> None:
@@ -195,79 +210,8 @@ def judged(documents: Iterable[Record], checks: Sequence[Check], ledger: Ledger)
             ledger.reject_record(document, against.rule, against.value, against.threshold)
 
 
-def without_any_copies(documents: Iterable[Record], dedup: Dedup, ledger: Ledger) -> Iterator[Record]:
-    """Documents that are no copy of an earlier one, in the sense of `dedup`."""
-    if dedup != "none":
-        documents = without_copies(documents, ledger)
-    if dedup == "minhash":
-        documents = without_near_copies(documents, ledger)
-    yield from documents
-
-
-def filter_documents(
-    paths: Sequence[str | Path],
-    writer: RecordWriter,
-    ledger: Ledger,
-    settings: FilterSettings,
-    *,
-    load_perplexity: Load | None = None,
-    on_progress: OnProgress = ignore,
-) -> dict[str, Any]:
-    """Write to `writer` the documents of `paths` (none: stdin) worth training on; the rest goes to `ledger`.
-
-    Copies come last, so that of those the survivor is always kept. Returns the report: {in, kept, rejected, rules,
-    lines, languages, perplexity, settings, normalisation}, where in = kept + rejected, for lines too. Raises BadInput
-    for a line that is no document unless `settings.skip_bad`, and what `load_checks` raises.
-    """
-    tally = Tally()
-    read = kept = 0
-
-    def bad_line(error: BadInput) -> None:
-        nonlocal read
-        read += 1
-        ledger.bad_line(error)
-
-    def counted() -> Iterator[Record]:
-        nonlocal read
-        for document in read_documents(paths, bad_line if settings.skip_bad else None):
-            read += 1
-            if read % 100 == 0:
-                on_progress(read, None, f"{ledger.total:,} rejected")
-            yield document
-
-    checks = load_checks(settings, ledger, tally, load_perplexity)
-    passed = scored(counted(), checks) if settings.score_only else judged(counted(), checks, ledger)
-    documents = without_any_copies(passed, settings.dedup, ledger)
-    for document in documents:
-        writer.write(document)
-        kept += 1
-    on_progress(read, read, f"{ledger.total:,} rejected")
-    assert read == kept + ledger.total, "every document is kept or in the ledger"
-    assert tally.lines["in"] == tally.lines["kept"] + ledger.lines.total(), "so is every line"
-    return _report(read, kept, ledger, tally, settings)
-
-
-def percentiles(values: Mapping[float, int]) -> dict[str, float]:
-    """Where CCNet cuts (§3.4): the least of the counted `values` that 30 %, and 60 %, do not exceed."""
-    total, reached, found = sum(values.values()), 0, dict[str, float]()
-    for value, count in sorted(values.items()):
-        reached += count
-        for percent in (30, 60):
-            if 100 * reached >= percent * total:
-                found.setdefault(f"p{percent}", value)
-    return found
-
-
-def _report(read: int, kept: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -> dict[str, Any]:
-    dropped = {"dropped": ledger.lines.total(), "rules": dict(ledger.lines.most_common())}
-    return {
-        "in": read,
-        "kept": kept,
-        "rejected": ledger.total,
-        "rules": dict(ledger.counts.most_common()),
-        "lines": {"in": tally.lines["in"], "kept": tally.lines["kept"]} | dropped,
-        "languages": dict(tally.languages.most_common()),
-        "perplexity": percentiles(tally.perplexity) if tally.perplexity else None,
-        "settings": asdict(settings),
-        "normalisation": NORMALISATION,
-    }
+def passed(
+    documents: Iterable[Record], checks: Sequence[Check], ledger: Ledger, settings: FilterSettings
+) -> Iterator[Record]:
+    """Documents as `settings` want them after `checks`: all of them scored, or those that pass."""
+    return scored(documents, checks) if settings.score_only else judged(documents, checks, ledger)

@@ -22,6 +22,7 @@ from l2.text.checks import Check, contamination_check, line_check, private_check
 from l2.text.contamination import Contamination, read_items
 from l2.text.fasttext_model import LABEL, load_predict
 from l2.text.language import MODEL, find_model, load_identifier
+from l2.text.lines import SeenLines
 from l2.text.pipeline import judged
 from l2.text.quality import Page, findings, rules
 
@@ -59,7 +60,9 @@ def ours(texts: list[str], tasks: list[str]) -> dict[str, Callable[[], float]]:
     runs |= {
         "language": partial(each, identify, texts),
         "language, whole text": partial(each, lambda text: predict(text, 1), texts),
-        "lines c4,dedup": lambda: through(line_check(("c4", "dedup"), Ledger(Nowhere()), Counter()), texts),
+        "lines c4,dedup": lambda: through(
+            line_check(("c4", "dedup"), SeenLines(), Ledger(Nowhere()), Counter()), texts
+        ),
         "private information": partial(through, private_check(drop=False), texts),
     }
     if tasks:

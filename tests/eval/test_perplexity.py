@@ -18,7 +18,8 @@ from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
 from l2.model.checkpoint import load_language_model
-from l2.text.pipeline import FilterSettings, filter_documents, percentiles
+from l2.text.filtering import filter_documents, percentiles
+from l2.text.pipeline import FilterSettings
 from l2.tokens.tokenizer import load_tokenizer
 
 TEXTS = ["", "a", "The cat sat.", "naïve 猫 \U0001f600\0 " * 9, "A longer text about nothing at all.\n" * 12]
@@ -65,12 +66,15 @@ class Rows(list):
         self.append(dict(record))
 
 
+def _halves(path):
+    """A perplexity that anyone can tell."""
+    return lambda text: len(text) / 2
+
+
 def run(path, **changes):
     kept, rows = Rows(), Rows()
-    asked = FilterSettings(**({"quality": (), "dedup": "none", "perplexity_model": "m"} | changes))
-    report = filter_documents(
-        [path], kept, Ledger(rows), asked, load_perplexity=lambda path: lambda text: len(text) / 2
-    )
+    asked = {"quality": (), "dedup": "none", "perplexity_model": "m", "load_perplexity": _halves}
+    report = filter_documents([path], kept, Ledger(rows), FilterSettings(**asked | changes))
     return kept, rows, report
 
 
@@ -113,3 +117,6 @@ def test_the_command_scores_with_a_checkpoint(model_dir, tmp_path, capfd):
     assert [r["scores"]["perplexity"] for r in read_records([out])] == [score(text) for text in TEXTS]
     cuts = json.loads(report.read_text())["perplexity"]
     assert f"perplexity: 30 % up to {cuts['p30']}, 60 % up to {cuts['p60']}" in capfd.readouterr().err
+    other, again = tmp_path / "other.jsonl", tmp_path / "again.json"
+    assert main([*argv, "-o", str(other), "--report", str(again), "--jobs", "2"]) == 0
+    assert (other.read_bytes(), again.read_bytes()) == (out.read_bytes(), report.read_bytes())

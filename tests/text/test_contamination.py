@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from l2.files.errors import BadInput, L2Error
 from l2.files.ledger import Ledger
 from l2.text.contamination import COMMON, Contamination, Item, read_items
-from l2.text.pipeline import FilterSettings, filter_documents
+from l2.text.filtering import filter_documents
+from l2.text.pipeline import FilterSettings
 
 QUESTION = "Which of the four moons that Galileo saw in 1610 is the one with the most active volcanoes?"  # 17 words
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from l2.files.errors import UsageError
 from l2.files.ledger import Ledger
-from l2.text.pipeline import FilterSettings, filter_documents
+from l2.text.filtering import filter_documents
+from l2.text.pipeline import FilterSettings
 from l2.text.quality import RULE_SETS, Page, findings, rules
 from l2.text.thresholds import parse_thresholds
 
