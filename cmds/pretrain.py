@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -57,7 +57,28 @@ def pretrain(
         bool, typer.Option("--raw-uint16", help="The shards have no header: nanoGPT's and llama2.c's .bin.")
     ] = False,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Newest checkpoints to keep (ours).")] = 2,
+    keep_every: Annotated[
+        int,
+        typer.Option("--keep-every", min=0, help="Steps between checkpoints that are never deleted; 0: none (ours)."),
+    ] = 0,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
+    on_spike: Annotated[
+        Literal["warn", "skip", "stop"],
+        typer.Option(
+            "--on-spike", help="A loss or gradient norm 6 standard deviations above the last 128 steps' (ours)."
+        ),
+    ] = "warn",
+    recompute: Annotated[
+        Literal["none", "selective", "full"],
+        typer.Option(
+            "--recompute", help="Of each layer in the backward pass, to save memory (activation checkpointing)."
+        ),
+    ] = "none",
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option("--compile", help="torch.compile; auto: on a GPU, for 500 steps and more (ours)."),
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -114,6 +135,11 @@ def pretrain(
         dtype=pick_dtype(dtype, where),
         save_every=save_every,
         eval_every=eval_every,
+        keep=keep,
+        keep_every=keep_every,
+        compiled=compile == "on" or (compile == "auto" and where.type == "cuda" and total >= 500),
+        recompute=recompute,
+        on_spike=on_spike,
     )
     config = column.config(vocabulary.vocab_size, length)
     settings = {
@@ -125,6 +151,9 @@ def pretrain(
         "warmup": plan.warmup,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "cross_document": cross_document,
+        "on_spike": on_spike,
+        "recompute": recompute,
+        "compile": plan.compiled,
         "seed": seed,
     }
     if mix is not None:
@@ -147,6 +176,7 @@ def pretrain(
             "val_shards": hashes[len(data) :],
             "tokenizer": [(MODEL_FILE, vocabulary.sha256)],
         },
+        where=where,
         make_model=lambda: new_model(config, seed).to(where),
         objective=objective,
         plan=plan,

@@ -87,6 +87,7 @@ def sft(
             "seed": seed,
         },
         inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)},
+        where=where,
         make_model=make_model,
         objective=objective,
         plan=plan,

@@ -12,9 +12,10 @@ from torch import Tensor
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.tokens.chat import encode_dialog, messages_of
-from l2.tokens.packing import pack, row_layout
+from l2.tokens.packing import pack, row_positions
 from l2.tokens.tokenizer import Tokenizer
-from l2.train.loop import Micro, Sums
+from l2.train.compute import Sums
+from l2.train.loop import Micro
 from l2.train.order import step_items
 from l2.train.pretrain import packed_loss
 
@@ -48,17 +49,16 @@ def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     """A micro-batch of rows [B, T], each of several examples that don't see one another."""
     width = max(sum(len(e.ids) for e in row) for row in rows)
     shape = (len(rows), min(width, seq_len))
-    tensors = {name: torch.zeros(shape, dtype=torch.long) for name in ("tokens_BT", "positions_BT", "segments_BT")}
+    tensors = {name: torch.zeros(shape, dtype=torch.long) for name in ("tokens_BT", "positions_BT")}
     tensors["targets_BT"] = torch.full(shape, -1)
     count = 0
     for b, row in enumerate(rows):
         ids = torch.tensor([token for example in row for token in example.ids])
         # BOS is learned by nobody, and so no example by the one before it
         learn = torch.tensor([wanted and at > 0 for example in row for at, wanted in enumerate(example.learn)])
-        positions, segments = row_layout([len(example.ids) for example in row])
+        positions = row_positions([len(example.ids) for example in row])
         tensors["tokens_BT"][b, : len(ids)] = ids
         tensors["positions_BT"][b, : len(ids)] = torch.from_numpy(positions)
-        tensors["segments_BT"][b, : len(ids)] = torch.from_numpy(segments)
         tensors["targets_BT"][b, : len(ids) - 1] = torch.where(learn, ids, -1)[1:]
         count += int(learn.sum())
     return Micro(tensors, float(count), sum(len(e.ids) for row in rows for e in row))
@@ -94,10 +94,10 @@ class FineTuning:
     def _micros(self, rows: Sequence[Sequence[Example]]) -> list[Micro]:
         return [packed_micro(rows[i : i + self.micro], self.seq_len) for i in range(0, len(rows), self.micro)]
 
-    def batch(self, step: int) -> list[Micro]:
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The rows of `step`, see `Objective`."""
         items = step_items(step, self.batch_size, len(self.rows), self.seed, self.total)
-        return self._micros([self.rows[i] for i in items])
+        return self._micros([self.rows[i] for i in items[rank::world]])
 
     def validation(self) -> list[Micro]:
         """All held-out rows."""

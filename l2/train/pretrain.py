@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from l2.files.errors import BadInput, UsageError
 from l2.model.transformer import LanguageModel
-from l2.tokens.packing import document_mask
 from l2.tokens.shards import Shard
-from l2.train.loop import Micro, Sums
+from l2.train.compute import Sums
+from l2.train.fused import cross_entropy
+from l2.train.loop import Micro
 from l2.train.mix import EVERYTHING, Planned, Source, source_of_each
 from l2.train.order import MixedOrder
 
@@ -32,7 +32,7 @@ def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> 
     """
 
     def chunk_losses(hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(model.head(hidden), targets, reduction="none")
+        return cross_entropy(model, hidden, targets)
 
     if len(hidden_ND) <= CHUNK:
         return chunk_losses(hidden_ND, targets_N)
@@ -43,10 +43,9 @@ def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> 
 def packed_loss(model: LanguageModel, tensors: Mapping[str, Tensor]) -> Sums:
     """Summed loss of packed rows; only positions whose `targets_BT` is not -1 are learned.
 
-    tensors: tokens_BT, positions_BT (from 0 in each document), segments_BT (which document), targets_BT.
+    tensors: tokens_BT, positions_BT (from 0 in each document), targets_BT.
     """
-    mask = document_mask(tensors["segments_BT"])
-    hidden = model.hidden(tensors["tokens_BT"], tensors["positions_BT"], mask)
+    hidden = model.hidden(tensors["tokens_BT"], tensors["positions_BT"])
     learned = tensors["targets_BT"] >= 0
     return {"loss": token_losses(model, hidden[learned], tensors["targets_BT"][learned]).sum()}
 
@@ -69,7 +68,7 @@ class Windows:
         """Window `index`: up to length + 1 tokens, the last of which is a target only."""
         shard = bisect_right(self._ends, index)
         first = (index - (self._ends[shard - 1] if shard else 0)) * self.length
-        return np.asarray(self.shards[shard].tokens[first : first + self.length + 1], dtype=np.int64)
+        return self.shards[shard].read(first, first + self.length + 1).astype(np.int64)
 
 
 def window_micro(windows: Sequence[np.ndarray], length: int, bos_id: int, cross_document: bool = False) -> Micro:
@@ -88,7 +87,6 @@ def window_micro(windows: Sequence[np.ndarray], length: int, bos_id: int, cross_
     arrays = {
         "tokens_BT": tokens,
         "positions_BT": positions,
-        "segments_BT": starts.cumsum(axis=1),
         "targets_BT": np.where(learned, targets, -1),
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
@@ -155,9 +153,10 @@ class Pretraining:
             for source, n, times in zip(self.sources, tokens, epochs, strict=True)
         ]
 
-    def batch(self, step: int) -> list[Micro]:
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The windows of `step`, see `Objective`."""
-        return list(self._micros([self.windows[i] for i in self.order.step_items(step, self.batch_size)]))
+        items = self.order.step_items(step, self.batch_size)[rank::world]
+        return list(self._micros([self.windows[i] for i in items]))
 
     def validation(self) -> list[Micro]:
         """The first windows of the held-out shards."""
