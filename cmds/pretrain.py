@@ -12,8 +12,12 @@ from cmds.options import Device, Dtype, Overwrite, Quiet, Seed
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
+    from l2.model.config import ModelConfig
     from l2.tokens.shards import Shard
     from l2.tokens.tokenizer import Tokenizer
+    from l2.train.loop import Settings
 
 
 def pretrain(
@@ -45,7 +49,7 @@ def pretrain(
     ] = None,
     micro_batch: Annotated[
         int | None,
-        typer.Option("--micro-batch", min=1, help="Windows at once; memory only. Default: about 2k tokens (ours)."),
+        typer.Option("--micro-batch", min=1, help="Windows at once; memory only. Default: about 4k tokens (ours)."),
     ] = None,
     lr: Annotated[
         float | None, typer.Option("--lr", min=0.0, help="Peak learning rate; default: the preset's.")
@@ -79,7 +83,10 @@ def pretrain(
         Literal["auto", "on", "off"],
         typer.Option("--compile", help="torch.compile; auto: on a GPU, for 500 steps and more (ours)."),
     ] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings, memory, and expected time and energy, and stop.")
+    ] = False,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="With --dry-run: plan for so many devices.")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -115,11 +122,12 @@ def pretrain(
     column = find_preset(name)
     length = seq_len or column.seq_len
     batch = max(1, (batch_tokens or column.batch_tokens) // length)
+    micro = micro_batch or max(1, min(batch, 4096 // length))
     objective = Pretraining(
         data,
         length,
         batch,
-        micro_batch or max(1, min(batch, 2048 // length)),
+        micro,
         seed,
         vocabulary.bos_id,
         held_out,
@@ -166,6 +174,7 @@ def pretrain(
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
     if dry_run:
+        _tell_plan(console, config, plan, total * batch * length, micro * length, ranks, where)
         return
     run_training(
         console,
@@ -182,6 +191,22 @@ def pretrain(
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+    )
+
+
+def _tell_plan(
+    console: Console, config: ModelConfig, plan: Settings, tokens: int, micro: int, ranks: int, where: torch.device
+) -> None:
+    """Memory, work, time and energy of a run that is not started."""
+    from l2.train.plan import FRACTION, cost, memory
+
+    held = memory(config, plan.dtype, micro, ranks, plan.recompute, where.type == "cpu")
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in vars(held).items())
+    console.say(f"memory of each of {ranks} ranks, as counted: {held.total / 2**30:.2f} GiB ({parts})")
+    need = cost(config, tokens, where, plan.dtype, ranks)
+    console.say(
+        f"work: {tokens:,} tokens, {need.flops:.3g} FLOPs; about {need.seconds / 3600:,.2f} hours at {FRACTION:.0%} of "
+        f"this device's measured peak, {need.joules / 3.6e6:,.3f} kWh and {need.grams:,.0f} gCO2e (estimates)"
     )
 
 

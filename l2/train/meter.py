@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 PUE = 1.1  # of a data centre: all energy over that of its computers (LLaMA-1 §6, which Table 2 follows)
 GRAMS_PER_KWH = 385.0  # CO2 equivalent of the grid's average in the USA (same)
 CPU_WATTS = 10.0  # of a busy core, where nothing measures it (ours)
+GPU_WATTS = 400.0  # of the paper's A100s (§2.2.1), likewise
 RAPL = Path("/sys/class/powercap")
 
 
@@ -44,10 +46,11 @@ def table2_tonnes(gpu_hours: float, watts: float) -> float:
 
 
 class Energy:
-    """Joules since it was made. `source` says how they are known: "nvml", "rapl", or "estimate"."""
+    """Joules since it was made. `source` says how they are known: "nvml", "rapl", or "estimate" from `watts`."""
 
     def __init__(self, device: torch.device) -> None:
-        self.source, self._read = _counter(device)
+        self.watts = CPU_WATTS * torch.get_num_threads() if device.type == "cpu" else GPU_WATTS
+        self.source, self._read = _counter(device) or ("estimate", lambda: time.monotonic() * self.watts)
         self._start = self._read()
 
     def joules(self) -> float:
@@ -55,22 +58,19 @@ class Energy:
         return self._read() - self._start
 
 
-def _counter(device: torch.device) -> tuple[str, Callable[[], float]]:
+def _counter(device: torch.device) -> tuple[str, Callable[[], float]] | None:
     if device.type == "cuda":
-        try:
+        with suppress(Exception):  # pynvml has an error for each thing that may be missing, itself among them
             import pynvml
 
             pynvml.nvmlInit()
             handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
             return "nvml", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
-        except (ImportError, OSError, Exception):
-            pass
     counters = [path / "energy_uj" for path in RAPL.glob("intel-rapl:*") if path.name.count(":") == 1]
     if device.type == "cpu" and counters and all(os.access(path, os.R_OK) for path in counters):
         return "rapl", Rapl(counters)
-    watts = CPU_WATTS * torch.get_num_threads() if device.type == "cpu" else 400.0  # the paper's A100 (§2.2.1)
-    return "estimate", lambda: time.monotonic() * watts
+    return None
 
 
 class Rapl:

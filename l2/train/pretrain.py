@@ -54,12 +54,12 @@ class Windows:
     """All windows of `length` tokens that the shards hold, one stream after another; the rest at a shard's end
     that fills no window is its last, shorter, window. Every token is the target of exactly one window."""
 
-    def __init__(self, shards: Sequence[Shard], length: int) -> None:
+    def __init__(self, shards: Sequence[Shard], length: int, what_for: str = "to train on") -> None:
         self.shards, self.length = shards, length
         self.counts = [max(0, -(-(shard.token_count - 1) // length)) for shard in shards]  # of each shard
         self._ends = list(accumulate(self.counts))
         if not self._ends or not self._ends[-1]:
-            raise BadInput(", ".join(str(s.path) for s in shards), "fewer than 2 tokens", "tokens to train on")
+            raise BadInput(", ".join(str(s.path) for s in shards), "fewer than 2 tokens", f"tokens {what_for}")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -124,11 +124,14 @@ class Pretraining:
         for source, size, visits in zip(sources, sizes, self.order.visits, strict=True):
             if not visits:
                 raise UsageError(f"--mix: {source.epochs:g} epochs of the {size} windows of {source.pattern} are none")
+        if len(self.order) < batch:
+            found = f"{len(self.order):,} windows of {length} tokens, fewer than one batch of {batch:,}"
+            raise UsageError(f"the shards hold {found}; lower --batch-tokens or --seq-len, or give more shards")
         self.batch_size, self.micro, self.bos_id = batch, micro, bos_id
         self.cross_document = cross_document
         self._held_out: list[Micro] = []
         if held_out:
-            windows = Windows(held_out, length)
+            windows = Windows(held_out, length, "to validate on")
             some = [windows[i] for i in range(min(len(windows), held_out_windows))]
             self._held_out = list(self._micros(some))
 
@@ -140,7 +143,7 @@ class Pretraining:
     @property
     def epoch_steps(self) -> int:
         """Steps of one pass: whole batches alone, so that no window is seen more often than its epochs say."""
-        return max(1, len(self.order) // self.batch_size)
+        return len(self.order) // self.batch_size
 
     def planned(self, steps: int) -> list[Planned]:
         """What a run of `steps` reads of each source; tokens as if all windows of a source were of its mean length."""

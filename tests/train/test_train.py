@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.model.checkpoint import new_model
 from l2.tokens.shards import Shard, write_shards
@@ -139,3 +140,15 @@ def test_gradients_that_are_no_numbers_leave_the_weights_alone():
     with pytest.raises(L2Error, match="the norm of the gradients is inf"):
         take_step(optimizer, model.parameters(), 0.1)
     assert torch.equal(model.weight, before)
+
+
+def test_too_few_tokens_are_told(shards, tokenizer, tmp_path):
+    """For one batch, and for a validation set."""
+    with pytest.raises(
+        UsageError, match=r"hold \d+ windows of 16 tokens, fewer than one batch of 4,096; lower --batch"
+    ):
+        Pretraining(shards, 16, batch=4096, micro=2, seed=3, bos_id=tokenizer.bos_id)
+    empty = tmp_path / "empty-00000.bin"
+    empty.write_bytes(b"")
+    with pytest.raises(BadInput, match=r"empty-00000.bin: found fewer than 2 tokens; expected tokens to validate on"):
+        Pretraining(shards, 16, batch=4, micro=2, seed=3, bos_id=tokenizer.bos_id, held_out=[Shard(empty, True)])
