@@ -43,14 +43,16 @@ class Compute(nn.Module):
         recompute: str = "none",
         compiled: bool = False,
         mesh: DeviceMesh | None = None,
+        fusing: bool = True,
     ) -> None:
         """recompute: what of a layer is computed again in the backward pass, see `recompute_layers`; compiled: each
-        layer by torch.compile; mesh: of the ranks over which the weights of `model` are cut, which then has no copy."""
+        layer by torch.compile; mesh: of the ranks over which the weights of `model` are cut, which then has no copy;
+        fusing: with fused.cpp on a CPU, where it can be compiled."""
         super().__init__()
         self.objective = objective
         memo = {id(w): w for w in model.parameters()} if dtype == model.dtype else {}
         self.model = model if mesh is not None else deepcopy(model, memo).to(dtype)
-        if not compiled and model.device.type == "cpu" and library(dtype) is not None:
+        if fusing and not compiled and model.device.type == "cpu" and library(dtype) is not None:
             fuse(self.model)
         recompute_layers(self.model, recompute)
         if compiled:

@@ -14,6 +14,7 @@ from l2.train.meter import Rapl, carbon, table2_tonnes
 from l2.train.plan import memory
 from l2.train.presets import PRESETS
 from l2.train.pretrain import packed_loss
+from l2.train.rehearsal import rehearse
 from l2.train.spikes import LEAST, Usual
 from tests.conftest import small_config
 from tests.train.test_fused import packed
@@ -122,3 +123,14 @@ def test_memory_is_what_torch_keeps(dtype, recompute):
     del loss
     state = 16 * config.parameters
     assert counted.state == state and memory(config, dtype, 512, ranks=4).state == state // 4
+
+
+def test_a_rehearsal_cuts_the_state_into_equal_slices():
+    """Of 8 ranks each holds an eighth of the fp32 weights and of AdamW's two means; a layer is gathered in bf16."""
+    config = small_config(400, dim=64, n_layers=3, n_heads=8, ffn_dim=192, max_seq_len=64)
+    held = rehearse(config, torch.bfloat16, 1, 8, "full")
+    assert held["Sharded Param"] == 4 * config.parameters // 8
+    steps = 4 * len(list(new_model(config).parameters()))
+    assert held["OptState"] == 8 * config.parameters // 8 + steps
+    assert 0 < held["Unsharded Param"] < 2 * config.parameters
+    assert held["Total"] == sum(size for kind, size in held.items() if kind != "Total")
