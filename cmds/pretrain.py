@@ -206,10 +206,8 @@ def _tell_plan(
     console.say(f"memory of each of {ranks} ranks, as counted: {held.total / 2**30:.2f} GiB ({parts})")
     if ranks > 1:
         peak = rehearse(config, plan.dtype, max(1, micro // config.max_seq_len), ranks, plan.recompute)
-        kinds = ", ".join(
-            f"{kind.lower()} {size / 2**30:.2f}" for kind, size in peak.items() if size and kind != "Total"
-        )
-        console.say(f"the same of FSDP2 on a pretended group, at the peak: {peak['Total'] / 2**30:.2f} GiB ({kinds})")
+        parts = ", ".join(f"{kind.lower()} {size / 2**30:.2f}" for kind, size in peak.items() if kind != "Total")
+        console.say(f"the same of FSDP2 on a pretended group, at the peak: {peak['Total'] / 2**30:.2f} GiB ({parts})")
     need = cost(config, tokens, where, plan.dtype, ranks)
     console.say(
         f"work: {tokens:,} tokens, {need.flops:.3g} FLOPs; about {need.seconds / 3600:,.2f} hours at {FRACTION:.0%} of "

@@ -256,14 +256,13 @@ def train(
     log = Log(run.dir, training.step, ranks.first)
     peak = measured_peak(model.device, settings.dtype)
     meters = Meters(config, peak * ranks.world, Energy(model.device), log.last.get("joules", 0.0))
-    held_out = objective.validation()
     with stop_wish() as wish:
         while training.step < settings.steps:
             start, tokens = time.monotonic(), training.tokens
             line = update(objective, training, settings)
             line |= meters.line(training.tokens - tokens, time.monotonic() - start, config.max_seq_len)
             last = training.step == settings.steps
-            if held_out and (last or training.step % settings.eval_every == 0):
+            if (last or training.step % settings.eval_every == 0) and (held_out := objective.validation()):
                 line |= {f"val_{name}": value for name, value in validate(training, held_out).items()}
             log.write(line)
             on_log(line)
