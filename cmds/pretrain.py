@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -84,9 +85,12 @@ def pretrain(
         typer.Option("--compile", help="torch.compile; auto: on a GPU, for 500 steps and more (ours)."),
     ] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings, memory, and expected time and energy, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print settings, memory, expected time and energy, and stop; for as many ranks as WORLD_SIZE says.",
+        ),
     ] = False,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, help="With --dry-run: plan for so many devices.")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -174,7 +178,9 @@ def pretrain(
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
     if dry_run:
-        _tell_plan(console, config, plan, total * batch * length, micro * length, ranks, where)
+        _tell_plan(
+            console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
+        )
         return
     run_training(
         console,

@@ -1,6 +1,6 @@
 """A step of many ranks without any of them: a process group that only pretends, and tensors without numbers.
 
-What FSDP would hold on one rank is then measured, not counted (`l2 pretrain --dry-run --ranks 512`).
+What FSDP would hold on one rank is then measured, not counted (`WORLD_SIZE=512 l2 pretrain --dry-run`).
 """
 
 from __future__ import annotations
