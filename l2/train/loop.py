@@ -15,7 +15,7 @@ from torch import Tensor
 from l2.files.errors import L2Error, Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.model.checkpoint import WEIGHTS, AnyModel, read_tensors, save_model
+from l2.model.checkpoint import AnyModel, read_weights, save_model
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.checkpoints import Log, latest_step, load_step, save_step
 from l2.train.meter import measured_peak
@@ -127,7 +127,7 @@ def _resume(run: Run, model: AnyModel, settings: Settings) -> Training:
     path = latest_step(run.dir)
     if path is not None:
         tensors, state = load_step(path)
-        model.load_state_dict(read_tensors(path / WEIGHTS, device=model.device), strict=not model.config.tie_embeddings)
+        model.load_state_dict(read_weights(path, device=model.device), strict=not model.config.tie_embeddings)
         load_optimizer(training.optimizer, model, tensors)
         training.step, training.tokens = state["step"], state["tokens"]
     return training
