@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rs-sample": ("Alignment", "sample K answers per prompt and keep the best (rejection sampling)"),
     "ppo": ("Alignment", "tune a policy against two reward models (PPO)"),
     "gatt-build": ("Alignment", "make dialogs that teach a lasting system instruction (Ghost Attention)"),
+    "distill-build": ("Alignment", "make dialogs that teach safe answers (safety context distillation)"),
+    "temporal-build": ("Alignment", "make dialogs that teach a model to mind the date it is told"),
     "evaluate": ("Evaluation", "bits per byte, multiple choice, exact match, rewards, win rates"),
     "generate": ("Tools", "sample answers to prompts"),
     "score": ("Tools", "add reward-model scores to samples or dialogs"),

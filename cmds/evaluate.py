@@ -126,13 +126,13 @@ def _open(
 
 def _tell(console: Console, task: Task, items: Sequence[dict[str, Any]], metrics: Any) -> None:
     """One line of metrics, and one of the turns that were never asked."""
-    from l2.align.ghost import user_turns
+    from l2.eval.sampled import turns_to_judge
 
     shown = (
         f"{name} {e.value:.4f}" + ("" if e.stderr is None else f" ± {e.stderr:.4f}") for name, e in metrics.items()
     )
     console.say(f"{task.name}: {', '.join(shown)}")
     if task.kind == "instructions":
-        unasked = sum(len(user_turns(record)) for record in task.records) - len(items)
+        unasked = turns_to_judge(task.records) - len(items)
         if unasked:
             console.say(f"{task.name}: {unasked} turns were not asked, since their dialogs outgrew the model's context")

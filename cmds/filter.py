@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cmds.console import Console
 from cmds.options import Inputs, OnBad, Output, Quiet, Rejects
 from l2.files.errors import UsageError
+
+if TYPE_CHECKING:
+    from l2.text.filtering import Shard
+    from l2.text.pipeline import FilterSettings
+    from l2.text.workplace import Resources
+
+Engine = Literal["local", "ray"]
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -22,6 +30,29 @@ def _train_quality(console: Console, files: list[str] | None, sources: tuple[str
         raise UsageError(f"--train-quality takes two files and filters none, but {files[0]} is named too")
     counts = train_quality(*sources, output)
     console.say(f"{output}: learned from {counts['positive']:,} good and {counts['negative']:,} other documents")
+
+
+def _shard(written: str) -> Shard:
+    from l2.text.filtering import Shard
+
+    found = re.fullmatch(r"(\d+)/(\d+)", written, re.ASCII)
+    if found is None:
+        raise UsageError(f"--shard {written!r}: give I/N, from 1/N to N/N")
+    return Shard(*map(int, found.groups()))
+
+
+def _say_expected(console: Console, files: list[str] | None, settings: FilterSettings, resources: Resources) -> None:
+    """Where resources are asked for: what will be needed of them."""
+    from l2.files.jsonl import expand
+    from l2.text.workplace import GB, RESOURCES, expected
+
+    if resources == RESOURCES:
+        return
+    need = expected(expand(files or ("-",)), settings, resources)
+    console.say(
+        f"expecting about {need.documents:,} documents, {need.memory / GB:.2f} GB of memory ({need.allowed / GB:.2f} "
+        f"allowed) and {need.disk / GB:.2f} GB of disk"
+    )
 
 
 def filter(
@@ -150,20 +181,59 @@ def filter(
             help="Filter nothing: print every rule's value, threshold and verdict for one document, as JSONL.",
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", min=1, help="Processes; the bytes are the same for any number (with --engine, too)."),
+    ] = 1,
+    engine: Annotated[
+        Engine,
+        typer.Option("--engine", help="local, or ray: tasks on RAY_ADDRESS's cluster, or on a Ray of their own."),
+    ] = "local",
+    work: Annotated[
+        str | None,
+        typer.Option(
+            "--work",
+            metavar="DIR",
+            show_default=False,
+            help="Keep finished parts here: after a kill the same command goes on. Default: a temporary directory.",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            show_default=False,
+            help="Check the I-th of N shares of the input into --work and write nothing (see above).",
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            "--memory", min=0, help="GB for all processes; default: half of what is free (ours).", show_default=False
+        ),
+    ] = None,
     on_bad: OnBad = "stop",
     rejects: Rejects = None,
     report: Annotated[
-        str | None, typer.Option("--report", help="Counts by rule and language, as JSON.", show_default=False)
+        str | None, typer.Option("--report", help="Counts by rule, source and language, as JSON.", show_default=False)
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Keep the documents worth training on: language, quality rules, no copies. JSONL in, JSONL out.
 
     Each document dropped is one line of --rejects, with its rule, value and threshold; so is each line of a text that
-    --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest survives. A document without an
-    id gets "file:line". Output streams, except that --dedup minhash reads everything first, into a temporary file.
+    --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest in the input survives, whatever
+    --jobs. Near copies of one document that would take more than half of a source, and more than 100 documents of it,
+    are held back: they stay, with a warning, for they are a template or a licence. A document without an id gets
+    "file:line". Output streams, unless --dedup minhash, --jobs or --work has parts wait on disk.
 
     Score first, decide later: --where asks only what documents already say, unless other flags ask for more.
+
+    On many machines (Slurm: --array=1-100) each does a share, and one command after them all the rest, or what is
+    missing. With --dedup-lines run the shares twice, the second time when the first has ended everywhere.
+
+    Example: seq 4 | parallel l2 filter docs.jsonl --work w --shard {}/4; l2 filter docs.jsonl --work w -o clean.jsonl
 
     Example: l2 filter --train-quality cited.jsonl random.jsonl -o q.ftz
 
@@ -177,7 +247,9 @@ def filter(
     from l2.files.jsonl import open_writer, write_records
     from l2.files.ledger import open_ledger
     from l2.text.explain import explain as explain_document
-    from l2.text.pipeline import FilterSettings, filter_documents
+    from l2.text.filtering import filter_documents, filter_shard
+    from l2.text.pipeline import FilterSettings
+    from l2.text.workplace import Resources
 
     console = Console("filter", quiet)
     if train_quality is not None:
@@ -213,10 +285,23 @@ def filter(
     if explain is not None:
         write_records(output, explain_document(files or (), explain, settings))
         return
+    resources = Resources(jobs, engine, work, memory)
+    _say_expected(console, files, settings, resources)
+    if shard is not None:
+        with console.progress("documents") as progress:
+            done = filter_shard(files or (), settings, resources, _shard(shard), on_progress=progress)
+        then = "run it again when all shards have" if not done.checked else "when all are, run it without --shard"
+        console.say(
+            f"shard {shard}: {done.parts} of {done.total} parts {'checked' if done.checked else 'read'}; {then}"
+        )
+        return
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
-        counts = filter_documents(files or (), writer, ledger, settings, on_progress=progress)
+        counts = filter_documents(files or (), writer, ledger, settings, resources, on_progress=progress)
     if report is not None:
         write_atomic(report, orjson.dumps(counts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    for held in counts["held_back"]:
+        like = f"{held['documents']:,} documents like {held['of']!r} are {held['share']:.0%} of {held['source']}"
+        console.say(f"warning: {like}: kept, since a template or a licence should not swallow a source")
     rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
     said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
     lines = counts["lines"]

@@ -16,10 +16,20 @@ from l2.files.errors import L2Error, UsageError
 
 def gatt_build(
     model: Model,
-    constraints: Annotated[
-        str, typer.Option("--constraints", help="Instructions as JSONL: instruction, and short, its terse form.")
-    ],
     files: Inputs = None,
+    constraints: Annotated[
+        str | None,
+        typer.Option(
+            "--constraints",
+            help="Instructions as JSONL: instruction; short, its terse form; category. Default: 50 built-in hobbies, "
+            "public figures and languages.",
+            show_default=False,
+        ),
+    ] = None,
+    more: Annotated[
+        int,
+        typer.Option("--grow", min=0, help="Have the model name up to this many more of each built-in category."),
+    ] = 0,
     output: Output = "-",
     loss: Annotated[
         Literal["last", "all-sampled"],
@@ -45,14 +55,17 @@ def gatt_build(
 ) -> None:
     """Make dialogs that teach a model to obey its first instruction in every turn: Ghost Attention (paper §3.3).
 
-    Only the user turns of the dialogs read are kept. Each dialog gets one instruction at random, half the time in its
-    terse form; the model answers turn by turn with it in every user turn, and what is written has it in the first
-    alone. Dialogs with an answer that is cut off, empty or forges a chat tag, or that outgrow the context, are dropped
-    into --rejects.
+    Only the user turns of the dialogs read are kept. Each dialog gets an instruction at random, half the time in its
+    terse form: one, or a combination of one from each of several categories. The model answers turn by turn with it in
+    every user turn, and what is written has it in the first alone. Dialogs with an answer that is cut off, empty or
+    forges a chat tag, or that outgrow the context, are dropped into --rejects.
+
+    Example: l2 gatt-build dialogs.jsonl --model runs/chat --grow 20 -o ghost.jsonl
 
     Example: l2 gatt-build dialogs.jsonl --model runs/chat --constraints constraints.jsonl -o ghost.jsonl
     """
     from cmds.sampling import open_sampler
+    from l2.align.attributes import asker, built_in, grow
     from l2.align.ghost import build_dialogs
     from l2.files.jsonl import open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
@@ -61,10 +74,16 @@ def gatt_build(
     if rejects == output:
         raise UsageError(f"--rejects and --output are both {output}")
     console = Console("gatt-build", quiet)
-    instructions = list(read_records([constraints], required=["instruction"]))
+    if more and constraints is not None:
+        raise UsageError("--grow adds to the built-in categories, but --constraints names others")
+    instructions = built_in() if constraints is None else list(read_records([constraints], required=["instruction"]))
     dialogs = list(read_records(files or (), required=["messages"]))
     policy, tokenizer, _ = open_sampler(model, endpoint, device, dtype)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+    if more:
+        grown = grow(asker(policy, tokenizer, sampling, batch_size=batch_size), more)
+        console.say(f"the model named {len(grown)} more constraints")
+        instructions += grown
     kept = 0
     with open_ledger(rejects) as ledger, suppress(NothingKept), open_writer(output) as writer:
         with console.progress("turns") as progress:

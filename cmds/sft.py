@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
+from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed
+
+if TYPE_CHECKING:
+    from l2.align.examples import Example
+    from l2.tokens.tokenizer import Tokenizer
 
 
 def sft(
     model: Model,
-    out: Out,
+    out: Out = "runs/sft",
     data: Annotated[list[str] | None, typer.Option("--data", help="Dialogs as JSONL; none or - is stdin.")] = None,
+    form: Annotated[
+        Literal["messages", "sharegpt", "preference", "prompt-completion", "alpaca"] | None,
+        typer.Option("--format", help="Fields of the dialogs; default: told by each record.", show_default=False),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            "--mix",
+            help="Times that a pass reads each file: 'gatt*=2,*=1', by file name, first match. Default: 1 of all.",
+            show_default=False,
+        ),
+    ] = None,
     eval_data: Annotated[list[str] | None, typer.Option("--eval-data", help="Held-out dialogs for val_loss.")] = None,
+    from_base: Annotated[
+        bool,
+        typer.Option("--from-base", help="Start from the base model that --model was made of (paper §3.2.3)."),
+    ] = False,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data (paper §3.1: 2).")] = 2,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Packed rows a step (paper §3.1: 64).")] = 64,
     micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Rows at once; memory only (ours).")] = 4,
@@ -24,6 +48,12 @@ def sft(
     lr: Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate, cosine (paper §3.1: 2e-5).")] = 2e-5,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 50,
+    show: Annotated[
+        int,
+        typer.Option("--show", min=0, help="Train nothing: print this many dialogs, with what is learned marked."),
+    ] = 0,
+    on_bad: OnBad = "stop",
+    rejects: Rejects = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -32,33 +62,60 @@ def sft(
 ) -> None:
     """Fine-tune on dialogs. Only assistant messages with weight 1 (the default) are learned (paper §3.1).
 
+    Dialogs are messages, ShareGPT's conversations, Alpaca's instruction and output, prompt and completion, or the
+    chosen answers of preferences. They are packed into rows without seeing one another. One that is too long keeps
+    the turns that fit whole.
+
     Prints --out when done. The same command again goes on where it was, or says that all is done.
+
+    Example: l2 sft --model runs/base --data dialogs.jsonl --show 2
 
     Example: l2 rs-sample --model runs/sft --rm runs/rm < prompts.jsonl | l2 sft --model runs/base --data - --out v1
     """
     from dataclasses import replace
 
-    from cmds.training import parent, read_inputs, run_training
-    from l2.align.sft import FineTuning, encode_examples
-    from l2.model.checkpoint import AnyModel, check_vocabulary, load_config, load_language_model
+    from cmds.training import parent, run_training
+    from l2.align.examples import read_examples
+    from l2.align.sft import FineTuning, Source
+    from l2.files.errors import BadInput
+    from l2.files.jsonl import STDIO, expand
+    from l2.files.ledger import open_ledger
+    from l2.model.checkpoint import AnyModel, base_of, check_vocabulary, load_config, load_language_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
     from l2.train.loop import Settings
+    from l2.train.mix import EVERYTHING, parse_mix, source_of_each
     from l2.train.schedule import warmup_of
 
     console = Console("sft", quiet)
-    config, _ = load_config(model)
+    start_from = str(base_of(model)) if from_base else model
+    config, _ = load_config(start_from)
     length = seq_len or config.max_seq_len
-    vocabulary = load_tokenizer(model)
-    check_vocabulary(config, vocabulary, model)
-    records, inputs = read_inputs(data, ["messages"])
-    held_out, held_out_inputs = read_inputs(eval_data, ["messages"]) if eval_data else ([], [])
-    examples, cut = encode_examples(records, vocabulary, length)
-    if cut:
-        console.say(f"{cut} of {len(examples)} dialogs are longer than {length} tokens and were cut there")
+    vocabulary = load_tokenizer(start_from)
+    check_vocabulary(config, vocabulary, start_from)
+    names, held_out_names = expand(data or (STDIO,)), expand(eval_data or ())
+    sources = parse_mix(mix) if mix is not None else EVERYTHING
+    of_each = source_of_each(sources, [Path(name) for name in names])
+    with open_ledger(rejects) as ledger, console.progress("dialogs") as progress:
+        on_bad_line = ledger.bad_line if on_bad == "skip" else None
+        read, held_out = (
+            [read_examples(name, vocabulary, length, form, on_bad_line, progress) for name in part]
+            for part in (names, held_out_names)
+        )
+    if not any(examples for examples, _ in read):
+        raise BadInput(", ".join(names), "no dialog to learn from", "at least one")
+    if show:
+        _show(chain.from_iterable(examples for examples, _ in read), show, vocabulary)
+        return
     where = pick_device(device)
     objective = FineTuning(
-        examples, length, batch, micro_batch, epochs, seed, encode_examples(held_out, vocabulary, length)[0]
+        [Source(examples, sources[i].epochs) for (examples, _), i in zip(read, of_each, strict=True)],
+        length,
+        batch,
+        micro_batch,
+        epochs,
+        seed,
+        [example for examples, _ in held_out for example in examples],
     )
     plan = Settings(
         steps=objective.steps,
@@ -68,28 +125,49 @@ def sft(
         save_every=save_every,
         eval_every=eval_every,
     )
-    console.say(f"{len(examples):,} dialogs in {len(objective.rows):,} rows of {length} tokens, {plan.steps} steps")
+    if cut := sum(examples.cut_turns for examples, _ in read):
+        console.say(f"{cut:,} dialogs are longer than {length:,} tokens and keep the turns that fit")
+    if cut := sum(examples.cut_answers for examples, _ in read):
+        console.say(f"{cut:,} dialogs have no answer that fits into {length:,} tokens; it was cut in two")
+    dialogs = sum(len(examples) for examples, _ in read)
+    console.say(
+        f"{dialogs:,} dialogs, in {epochs} passes {objective.rows:,} rows of {length} tokens, {plan.steps} steps"
+    )
 
     def make_model() -> AnyModel:
-        start = load_language_model(model, device=where)
+        start = load_language_model(start_from, device=where)
         start.config = replace(start.config, max_seq_len=length)
         return start
 
+    settings = {
+        "epochs": epochs,
+        "batch": batch,
+        "seq_len": length,
+        "lr": lr,
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "seed": seed,
+    }
     run_training(
         console,
         out,
-        settings={
-            "epochs": epochs,
-            "batch": batch,
-            "seq_len": length,
-            "lr": lr,
-            "dtype": str(plan.dtype).removeprefix("torch."),
-            "seed": seed,
+        settings=settings | {name: value for name, value in {"mix": mix, "format": form}.items() if value is not None},
+        inputs={
+            "data": [(name, sha256) for name, (_, sha256) in zip(names, read, strict=True)],
+            "eval_data": [(name, sha256) for name, (_, sha256) in zip(held_out_names, held_out, strict=True)],
+            "model": parent(start_from),
         },
-        inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)},
         make_model=make_model,
         objective=objective,
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
     )
+
+
+def _show(examples: Iterable[Example], count: int, tokenizer: Tokenizer) -> None:
+    """Print dialogs with what is learned in green, or between ⟦ and ⟧ where there is no terminal."""
+    from l2.align.examples import shown
+
+    before, after = ("\033[32m", "\033[0m") if sys.stdout.isatty() else ("⟦", "⟧")
+    for example in islice(examples, count):
+        print("".join(f"{before}{text}{after}" if learned else text for text, learned in shown(example, tokenizer)))

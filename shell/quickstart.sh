@@ -83,7 +83,7 @@ rms=(--rm helpful="$helpful" --rm safe="$safe")
 say "7. Rejection sampling: of $k answers keep the one the reward models like best, and learn it (paper §3.2.3)."
 have best.jsonl || { head -n "$sampled" prompts.jsonl |
     l2 rs-sample --model "$chat" "${rms[@]}" -k $k "${short[@]}" --all tried.jsonl -o best.jsonl; }
-rs=$(l2 sft --model "$base" --data raw/dialogs.jsonl best.jsonl best.jsonl "${chat_settings[@]}" "${sft[@]}" --out rs)
+rs=$(l2 sft --model "$base" --data raw/dialogs.jsonl best.jsonl --mix 'best=2,*=1' "${chat_settings[@]}" "${sft[@]}" --out rs)
 
 say "8. PPO: where rejection sampling looks once, it looks again after every step (paper §3.2.3)."
 ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts prompts.jsonl --preset tiny --beta 0.05 \

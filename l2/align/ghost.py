@@ -41,15 +41,27 @@ def check_instructions(constraints: Sequence[Record]) -> None:
             check_messages([{"role": "user", "content": constraint.need(field)}], constraint.where)
 
 
-def pick_instruction(constraints: Sequence[Record], seed: int, identity: str) -> tuple[Record, str]:
+def pick_instruction(constraints: Sequence[Record], seed: int, identity: str) -> tuple[dict[str, Any], str]:
     """A constraint and its wording for a dialog, as a function of (seed, id): half the time the `short` one.
 
-    One constraint a dialog (ours: the paper also combines several at random).
+    Of constraints with a `category` one each of some categories is drawn (as many as not, but one at least), and they
+    are said one after another: the paper's random combination. Their parts stand in `parts`.
     """
+    categories = sorted({str(constraint.get("category") or "") for constraint in constraints})
     number = prompt_key(f"instruction {seed} {identity}")
-    constraint = constraints[number % len(constraints)]
-    terse = number >> 63 and "short" in constraint
-    return constraint, constraint["short" if terse else "instruction"]
+    chosen = 1 + (number >> 32) % (2 ** len(categories) - 1)  # a bit for each category, one at least
+    parts = []
+    for place, category in enumerate(categories):
+        if chosen >> place & 1:
+            fitting = [one for one in constraints if str(one.get("category") or "") == category]
+            key = prompt_key(f"instruction {seed} {identity} {category}") if category else number
+            parts.append(fitting[key % len(fitting)])
+    terse = number >> 63 and all("short" in part for part in parts)
+    wording = " ".join(part["short" if terse else "instruction"] for part in parts)
+    if len(parts) == 1:
+        return dict(parts[0]), wording
+    whole = " ".join(part["instruction"] for part in parts)
+    return {"instruction": whole, "parts": [dict(part) for part in parts]}, wording
 
 
 def instructed(users: Sequence[Message], wording: str, *, everywhere: bool) -> list[Turn]:
@@ -110,7 +122,7 @@ def _unfit(
         if any(tag in text for tag in TAGS):
             return "tag", turn
         learned = loss == "all-sampled" or turn == turns
-        if learned and constraint and can_check(constraint) and not obeys(constraint, text):
+        if learned and not all(obeys(part, text) for part in shows_everywhere(constraint)):
             return "disobeyed", turn
     return None if len(answers) == turns else ("context", len(answers) + 1)
 
@@ -155,23 +167,34 @@ def build_dialogs(
         yield {**record, "id": name, "messages": messages, "constraint": dict(constraint)}
 
 
-def can_check(constraint: Mapping[str, Any]) -> bool:
-    """Whether `obeys` can tell: the constraint has a `kind` that it knows, and what to `expect`."""
+def shows_everywhere(constraint: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The parts of a constraint that every answer must show, and that `obeys` can check."""
+    parts = (constraint or {}).get("parts", [constraint] if constraint else [])
+    return [part for part in parts if part.get("kind") in ("prefix", "suffix") and _expects(part)]
+
+
+def _expects(constraint: Mapping[str, Any]) -> bool:
     expect = constraint.get("expect")
-    return constraint.get("kind") in ("prefix", "suffix") and isinstance(expect, str) and bool(expect)
+    return isinstance(expect, str) and bool(expect)
 
 
 def check_constraint(record: Record) -> dict[str, Any]:
     """The record's constraint. Raises BadInput for one that `obeys` can't check."""
     constraint: dict[str, Any] = record.need("constraint", dict)
-    instruction = constraint.get("instruction")
-    if not (can_check(constraint) and isinstance(instruction, str) and instruction):
-        expected = "{instruction, kind, expect}, kind prefix or suffix"
+    needed = ["instruction", "expect"] + ["question"] * (constraint.get("kind") == "recall")
+    texts = all(isinstance(constraint.get(field), str) and constraint[field] for field in needed)
+    if constraint.get("kind") not in ("prefix", "suffix", "recall") or not texts:
+        expected = "{instruction, kind, expect}, kind prefix or suffix; or recall, with the question that asks for it"
         raise BadInput(record.where, f"a constraint {constraint!r:.80}", expected)
     return constraint
 
 
 def obeys(constraint: Mapping[str, Any], answer: str) -> bool:
-    """Whether the answer, without spaces around it, begins (kind "prefix") or ends ("suffix") with `expect`."""
-    answer = answer.strip()
-    return (answer.startswith if constraint["kind"] == "prefix" else answer.endswith)(constraint["expect"])
+    """Whether the answer begins (kind "prefix") or ends ("suffix") with `expect`, or has it anywhere ("recall").
+
+    Spaces around the answer do not count, nor does case for recall.
+    """
+    answer, expect = answer.strip(), str(constraint["expect"])
+    if constraint["kind"] == "recall":
+        return expect.casefold() in answer.casefold()
+    return (answer.startswith if constraint["kind"] == "prefix" else answer.endswith)(expect)

@@ -28,7 +28,7 @@ class Pair:
     rating: str | None
 
 
-def _dialog(record: Record, field: str) -> list[dict[str, Any]]:
+def conversation(record: Record, field: str) -> list[dict[str, Any]]:
     """The whole conversation: prompt and answer. A list in `field` that repeats the prompt is taken as it is."""
     prompt = messages_of(record, "prompt")
     answer = record.need(field, (str, list))
@@ -57,7 +57,7 @@ def encode_pair(record: Record, tokenizer: Tokenizer, seq_len: int, margin: str 
         raise BadInput(record.where, f"rating {rating!r}", f"one of {', '.join(MARGINS[margin])}")
     if safety is not None and safety not in SAFE:
         raise BadInput(record.where, f"safety {safety!r}", f"one of {', '.join(SAFE)}")
-    both = [encode_dialog(tokenizer, _dialog(record, field)).ids for field in ("chosen", "rejected")]
+    both = [encode_dialog(tokenizer, conversation(record, field)).ids for field in ("chosen", "rejected")]
     if both[0] == both[1]:
         raise BadInput(record.where, "chosen equal to rejected", "two different answers")
     if (longest := max(map(len, both))) > seq_len:

@@ -2,74 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from l2.files.errors import BadInput
-from l2.files.jsonl import Record
-from l2.tokens.chat import encode_dialog, messages_of
+from l2.align.examples import Example, Examples
 from l2.tokens.packing import pack, row_layout
-from l2.tokens.tokenizer import Tokenizer
 from l2.train.loop import Micro, Sums
-from l2.train.order import step_items
+from l2.train.order import epoch_order
 from l2.train.pretrain import packed_loss
 
 
-@dataclass(frozen=True)
-class Example:
-    """One dialog as ids [T]; `learn` [T] is True on the tokens whose prediction is trained."""
+class Source(NamedTuple):
+    """Dialogs of one file, and how many times a pass over the data reads them."""
 
-    ids: list[int]
-    learn: list[bool]
+    examples: Examples
+    epochs: float = 1.0
 
 
-def encode_examples(records: Iterable[Record], tokenizer: Tokenizer, seq_len: int) -> tuple[list[Example], int]:
-    """Dialogs as examples of at most `seq_len` tokens, and how many had to be cut to fit.
+def visits(size: int, epochs: float, seed: int, source: int, number: int) -> npt.NDArray[np.int64]:
+    """Which of `size` dialogs pass `number` (from 0) reads, each as often as it does, sorted.
 
-    Raises BadInput for a dialog with nothing to learn in its first `seq_len` tokens.
+    Passes go round a permutation in a circle, `epochs` · size dialogs each on average: every dialog is read
+    passes · epochs times, rounded down or up. Ours, as pretraining's mix.
     """
-    examples, cut = [], 0
-    for record in records:
-        dialog = encode_dialog(tokenizer, messages_of(record, "messages"))
-        cut += len(dialog.ids) > seq_len
-        example = Example(dialog.ids[:seq_len], dialog.learn[:seq_len])
-        if not any(example.learn):
-            found = f"no assistant token to learn in the first {seq_len} tokens"
-            raise BadInput(record.where, found, "an assistant message with weight 1 that fits")
-        examples.append(example)
-    return examples, cut
+    first, last = (round(done * epochs * size) for done in (number, number + 1))
+    circle = np.random.Generator(np.random.Philox(key=[seed, source])).permutation(size)
+    return np.sort(circle[np.arange(first, last) % size])
 
 
 def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     """A micro-batch of rows [B, T], each of several examples that don't see one another."""
     width = max(sum(len(e.ids) for e in row) for row in rows)
     shape = (len(rows), min(width, seq_len))
-    tensors = {name: torch.zeros(shape, dtype=torch.long) for name in ("tokens_BT", "positions_BT", "segments_BT")}
-    tensors["targets_BT"] = torch.full(shape, -1)
-    count = 0
+    tokens_BT, positions_BT, segments_BT = (np.zeros(shape, np.int64) for _ in range(3))
+    targets_BT = np.full(shape, -1)
     for b, row in enumerate(rows):
-        ids = torch.tensor([token for example in row for token in example.ids])
-        # BOS is learned by nobody, and so no example by the one before it
-        learn = torch.tensor([wanted and at > 0 for example in row for at, wanted in enumerate(example.learn)])
+        ids = np.concatenate([example.ids for example in row])
+        learn = np.concatenate([example.learn for example in row])
         positions, segments = row_layout([len(example.ids) for example in row])
-        tensors["tokens_BT"][b, : len(ids)] = ids
-        tensors["positions_BT"][b, : len(ids)] = torch.from_numpy(positions)
-        tensors["segments_BT"][b, : len(ids)] = torch.from_numpy(segments)
-        tensors["targets_BT"][b, : len(ids) - 1] = torch.where(learn, ids, -1)[1:]
-        count += int(learn.sum())
-    return Micro(tensors, float(count), sum(len(e.ids) for row in rows for e in row))
+        tokens_BT[b, : len(ids)] = ids
+        positions_BT[b, : len(ids)] = positions
+        segments_BT[b, : len(ids)] = segments
+        # BOS is learned by nobody, and so no example by the one before it
+        targets_BT[b, : len(ids) - 1] = np.where(learn & (positions > 0), ids, -1)[1:]
+    arrays = {
+        "tokens_BT": tokens_BT,
+        "positions_BT": positions_BT,
+        "segments_BT": segments_BT,
+        "targets_BT": targets_BT,
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Micro(tensors, float((targets_BT >= 0).sum()), sum(len(e.ids) for row in rows for e in row))
+
+
+class _Pass(NamedTuple):
+    """One pass over the data: dialogs, numbered through all sources, as they stand in its rows."""
+
+    dialogs: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]  # of each row; the first row starts at ends[0] = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.ends) - 1
 
 
 class FineTuning:
-    """Objective: examples packed into rows of `seq_len`; each row is seen once an epoch."""
+    """Objective: dialogs packed into rows of `seq_len`, in `epochs` passes over all sources, each in its own order."""
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        sources: Sequence[Source],
         seq_len: int,
         batch: int,
         micro: int,
@@ -78,30 +87,55 @@ class FineTuning:
         held_out: Sequence[Example] = (),
     ) -> None:
         """`batch` rows a step, `micro` at once."""
-        self.seq_len, self.batch_size, self.micro, self.seed = seq_len, batch, micro, seed
-        self.rows = self._pack(examples)
-        self.total = epochs * len(self.rows)
-        self._held_out = self._micros(self._pack(held_out)) if held_out else []
+        self.sources, self.seq_len, self.batch_size, self.micro, self.seed = sources, seq_len, batch, micro, seed
+        self._first = [0, *accumulate(len(source.examples) for source in sources)]
+        lengths = np.concatenate([source.examples.lengths for source in sources])
+        self._passes = [self._packed(lengths, number) for number in range(epochs)]
+        self._ends = [0, *accumulate(one.rows for one in self._passes)]
+        self._held_out = held_out
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of all passes together."""
+        return self._ends[-1]
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of all epochs; the last may be smaller."""
-        return -(-self.total // self.batch_size)
+        """Optimizer steps of all passes; the last may be smaller."""
+        return -(-self.rows // self.batch_size)
 
-    def _pack(self, examples: Sequence[Example]) -> list[list[Example]]:
-        return [[examples[i] for i in row] for row in pack([len(e.ids) for e in examples], self.seq_len)]
+    def _packed(self, lengths: npt.NDArray[np.int64], number: int) -> _Pass:
+        of_source = (
+            first + visits(len(examples), epochs, self.seed, source, number)
+            for source, (first, (examples, epochs)) in enumerate(zip(self._first, self.sources, strict=False))
+        )
+        read = np.concatenate([*of_source])
+        rows = pack(lengths[read].tolist(), self.seq_len)
+        return _Pass(read[[i for row in rows for i in row]], np.cumsum([0, *map(len, rows)]))
+
+    def _example(self, dialog: int) -> Example:
+        source = bisect_right(self._first, dialog) - 1
+        return self.sources[source].examples[dialog - self._first[source]]
+
+    def _row(self, number: int) -> list[Example]:
+        """Row `number` of all passes; the rows of a pass come in the order of its epoch."""
+        done = bisect_right(self._ends, number) - 1
+        dialogs, ends = self._passes[done]
+        place = epoch_order(len(ends) - 1, self.seed, done)[number - self._ends[done]]
+        return [self._example(int(dialog)) for dialog in dialogs[ends[place] : ends[place + 1]]]
 
     def _micros(self, rows: Sequence[Sequence[Example]]) -> list[Micro]:
         return [packed_micro(rows[i : i + self.micro], self.seq_len) for i in range(0, len(rows), self.micro)]
 
     def batch(self, step: int) -> list[Micro]:
         """The rows of `step`, see `Objective`."""
-        items = step_items(step, self.batch_size, len(self.rows), self.seed, self.total)
-        return self._micros([self.rows[i] for i in items])
+        first = step * self.batch_size
+        return self._micros([self._row(i) for i in range(first, min(first + self.batch_size, self.rows))])
 
     def validation(self) -> list[Micro]:
-        """All held-out rows."""
-        return self._held_out
+        """All held-out dialogs, packed."""
+        rows = pack([len(example.ids) for example in self._held_out], self.seq_len)
+        return self._micros([[self._held_out[i] for i in row] for row in rows])
 
     def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
         """The summed loss of the learned tokens, in nats."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from l2.align.ghost import ask_turns, check_constraint, instructed, obeys, user_turns
+from l2.align.temporal import answer_on, asked_on, event_date, shifted, tells
 from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
 from l2.eval.subject import Item, Subject, fit
 from l2.files.jsonl import Record
@@ -92,29 +93,53 @@ def measure_prompts(items: Sequence[Item]) -> dict[str, Estimate]:
     return metrics
 
 
-def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
-    """An item for each turn that was asked: does the answer obey the instruction, given in the first turn alone?
+RECALL_AT = (2, 4, 6, 20)  # turns at which the paper asks (Table 30)
 
-    A dialog that outgrows the model's context ends early (the paper's Table 30 stays within it).
+
+def _conversations(users: Sequence[Item], constraint: Mapping[str, Any]) -> list[tuple[list[Item], int]]:
+    """What is asked in turn, and the first turn whose answer is judged; all later ones are, too.
+
+    A constraint that shows in every answer is judged at every turn. One to be recalled is asked for, by its question
+    in the place of the user's words, at each turn of RECALL_AT that the dialog has or would come to next.
     """
-    constraints = [check_constraint(record) for record in records]
-    dialogs = [
-        instructed(user_turns(record), constraint["instruction"], everywhere=False)
-        for record, constraint in zip(records, constraints, strict=True)
+    if constraint["kind"] != "recall":
+        return [(list(users), 1)]
+    question = {"role": "user", "content": constraint["question"]}
+    return [([*users[: turn - 1], question], turn) for turn in RECALL_AT if turn <= len(users) + 1]
+
+
+def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """An item for each turn that is judged: does the answer obey the instruction, given in the first turn alone?
+
+    See `_conversations`. A dialog that outgrows the model's context ends early (Table 30 stays within it).
+    """
+    asked = [
+        (record, constraint, users, first)
+        for record in records
+        for constraint in [check_constraint(record)]
+        for users, first in _conversations(user_turns(record), constraint)
     ]
-    firsts = [encode_prompt(subject.tokenizer, turns[0]) for turns in dialogs]
-    for record, first in zip(records, firsts, strict=True):
-        fit(record, len(first) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
-    subject.show(firsts[0])
-    names = [record.identity for record in records]
+    dialogs = [instructed(users, constraint["instruction"], everywhere=False) for _, constraint, users, _ in asked]
+    openings = [encode_prompt(subject.tokenizer, turns[0]) for turns in dialogs]
+    for (record, *_), opening in zip(asked, openings, strict=True):
+        fit(record, len(opening) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
+    subject.show(openings[0])
+    names = [record.identity for record, *_ in asked]
     settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
     answers = ask_turns(subject.policy, subject.tokenizer, dialogs, names, subject.sampling, **settings)
     return [
         {"id": name, "turn": turn, "response": text, "finish": answer.finish, "obeyed": obeys(constraint, text)}
-        for name, constraint, given in zip(names, constraints, answers, strict=True)
+        for name, (_, constraint, _, first), given in zip(names, asked, answers, strict=True)
         for turn, answer in enumerate(given, 1)
+        if turn >= first
         for text in [subject.tokenizer.decode(answer.tokens).strip()]
     ]
+
+
+def turns_to_judge(records: Sequence[Record]) -> int:
+    """How many answers `ask_dialogs` judges where no dialog outgrows the context."""
+    asked = (_conversations(user_turns(record), check_constraint(record)) for record in records)
+    return sum(len(users) + 1 - first for conversations in asked for users, first in conversations)
 
 
 def measure_dialogs(items: Sequence[Item]) -> dict[str, Estimate]:
@@ -127,3 +152,41 @@ def measure_dialogs(items: Sequence[Item]) -> dict[str, Estimate]:
             later.setdefault(item["id"], []).append(item["obeyed"])
     metrics = {"obeyed": ratio([sum(d) for d in later.values()], [len(d) for d in later.values()])} if later else {}
     return metrics | {f"obeyed/turn{turn}": mean(turns[turn]) for turn in sorted(turns)}
+
+
+A_YEAR = 365  # days from the event to the dates that are stated (ours)
+
+
+def ask_dates(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
+    """Each fact asked a year after its event and a year before: is its answer given, as it is on the stated day?"""
+    asked = [
+        (record, side, shifted(event_date(record), days))
+        for record in records
+        for side, days in (("after", A_YEAR), ("before", -A_YEAR))
+    ]
+    rows = [encode_prompt(subject.tokenizer, asked_on(record, day)) for record, _, day in asked]
+    for (record, *_), row in zip(asked, rows, strict=True):
+        fit(record, len(row) + subject.sampling.max_new_tokens, subject.policy.config.max_seq_len)
+    subject.show(rows[0])
+    keys = [prompt_key(f"{record.identity} {side}") for record, side, _ in asked]
+    eos_id, size = subject.tokenizer.eos_id, subject.batch_size
+    answers = generate(
+        subject.policy, rows, keys, subject.sampling, eos_id=eos_id, batch_size=size, on_progress=on_progress
+    )
+    items = []
+    for (record, side, day), (answer,) in zip(asked, answers, strict=True):
+        response = subject.tokenizer.decode(answer.tokens).strip()
+        right = (
+            answer_on(record, day).casefold() in response.casefold() if side == "after" else not tells(record, response)
+        )
+        items.append(
+            {"id": record.identity, "side": side, "stated": day.isoformat(), "response": response, "right": right}
+        )
+    return items
+
+
+def measure_dates(items: Sequence[Item]) -> dict[str, Estimate]:
+    """Share of facts told after their event, kept back before it, and both: the stated date changed the answer."""
+    sides = {side: [item["right"] for item in items if item["side"] == side] for side in ("after", "before")}
+    both = [a and b for a, b in zip(sides["after"], sides["before"], strict=True)]
+    return {"both": mean(both), "told_after": mean(sides["after"]), "silent_before": mean(sides["before"])}

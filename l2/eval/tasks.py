@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from l2.eval.metrics import Estimate
 from l2.eval.sampled import (
     answer_exactly,
+    ask_dates,
     ask_dialogs,
     judge_prompts,
+    measure_dates,
     measure_dialogs,
     measure_exact,
     measure_prompts,
@@ -58,6 +60,7 @@ KINDS = {
         ("prompt", "chosen", "rejected"), score_preferences, measure_preferences, "score at EOS", "rewards"
     ),
     "exact match": Kind(("prompt", "target"), answer_exactly, measure_exact, "greedy {form}, {tokens} new tokens"),
+    "dated facts": Kind(("prompt", "answer", "date"), ask_dates, measure_dates, _SAMPLED),
     "instructions": Kind(("messages", "constraint"), ask_dialogs, measure_dialogs, _SAMPLED),
     "documents": Kind(
         ("text",), score_documents, measure_documents, "windows of {context} overlapping by half", "log-likelihoods"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,8 @@ def _fsync_dir(path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # With the time, since several machines may write to one directory, each with a process of this number.
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}{time.time_ns()}")
 
 
 def _opened(partial: Path, path: Path) -> BinaryIO:

@@ -21,6 +21,8 @@ from l2.files.atomic import atomic_file
 from l2.files.errors import BadInput, L2Error, UsageError
 
 STDIO = "-"
+WRITABLE_DEPTH = 254  # levels of nesting that orjson writes
+FRAME_BYTES = 16 << 20  # of records in a frame of .zst (ours): a reader may start at any frame
 
 
 class Record(dict[str, Any]):
@@ -103,7 +105,9 @@ OnBad = Callable[[BadInput], None]
 def _parse(line: bytes, where: str, required: Sequence[str]) -> Record:
     try:
         fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        if line.count(b"[") + line.count(b"{") > WRITABLE_DEPTH:
+            orjson.dumps(fields)  # reads 1,024 levels of nesting, writes 254
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         start = line[:60].decode("utf-8", "backslashreplace").strip()
         raise BadInput(where, f"no valid JSON ({error}) in {start!r}", "one JSON object a line") from None
     if not isinstance(fields, dict):
@@ -112,6 +116,37 @@ def _parse(line: bytes, where: str, required: Sequence[str]) -> Record:
     for field in required:
         record.need(field, object)
     return record
+
+
+def parse_records(
+    lines: Iterable[bytes], shown: str, first: int = 1, *, required: Sequence[str] = (), on_bad: OnBad | None = None
+) -> Iterator[Record]:
+    """Records of the `lines` of what people know as `shown`, numbered from `first`. Blank lines are passed over.
+
+    Raises BadInput for a line that is no record (or hands the error to `on_bad`), and for broken compressed data.
+    """
+    try:
+        for number, line in enumerate(lines, first):
+            if not line.strip():
+                continue
+            try:
+                yield _parse(line, f"{shown}:{number}", required)
+            except BadInput as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise BadInput(shown, f"broken compressed data ({error})", "a whole .gz or .zst file") from None
+
+
+def shown_name(name: str) -> str:
+    """What messages call an input."""
+    return "stdin" if name == STDIO else name
+
+
+def no_records(names: Sequence[str]) -> BadInput:
+    """The error of inputs without a single record."""
+    return BadInput(", ".join(map(shown_name, names)), "no records", "at least one JSON object")
 
 
 def read_records(
@@ -124,25 +159,21 @@ def read_records(
     """
     names = expand(paths or (STDIO,))
     count = 0
+
+    def counted_bad(error: BadInput) -> None:
+        nonlocal count
+        count += 1
+        if on_bad is None:
+            raise error
+        on_bad(error)
+
     for name in names:
-        shown = "stdin" if name == STDIO else name
         with open_input(name) as stream:
-            try:
-                for number, line in enumerate(stream, 1):
-                    if not line.strip():
-                        continue
-                    count += 1
-                    try:
-                        yield _parse(line, f"{shown}:{number}", required)
-                    except BadInput as error:
-                        if on_bad is None:
-                            raise
-                        on_bad(error)
-            except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-                raise BadInput(shown, f"broken compressed data ({error})", "a whole .gz or .zst file") from None
+            for record in parse_records(stream, shown_name(name), required=required, on_bad=counted_bad):
+                count += 1
+                yield record
     if not count:
-        shown = ", ".join("stdin" if name == STDIO else name for name in names)
-        raise BadInput(shown, "no records", "at least one JSON object")
+        raise no_records(names)
 
 
 class RecordWriter(Protocol):
@@ -162,7 +193,33 @@ class _StreamWriter:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._stream.write(encode_record(record))
+        self.write_line(encode_record(record))
+
+    def write_line(self, line: bytes) -> None:
+        self._stream.write(line)
+
+
+class _FrameWriter(_StreamWriter):
+    """Frames of FRAME_BYTES, each of whole records, so that several processes can share the file out."""
+
+    def __init__(self, stream: zstandard.ZstdCompressionWriter) -> None:
+        super().__init__(cast(BinaryIO, stream))
+        self._packed, self._left = stream, FRAME_BYTES
+
+    def write_line(self, line: bytes) -> None:
+        if self._left <= 0:
+            self._packed.flush(zstandard.FLUSH_FRAME)
+            self._left = FRAME_BYTES
+        self._left -= len(line)
+        super().write_line(line)
+
+
+def write_encoded(writer: RecordWriter, line: bytes) -> None:
+    """Append a record that `encode_record` has made already."""
+    if isinstance(writer, _StreamWriter):
+        writer.write_line(line)
+    else:
+        writer.write(orjson.loads(line))
 
 
 @contextmanager
@@ -180,7 +237,7 @@ def open_writer(path: str | Path = STDIO) -> Iterator[RecordWriter]:
                 yield _StreamWriter(cast(BinaryIO, packed))
         elif path.endswith(".zst"):
             with zstandard.ZstdCompressor(write_checksum=True).stream_writer(raw, closefd=False) as f:
-                yield _StreamWriter(cast(BinaryIO, f))
+                yield _FrameWriter(f)
         else:
             yield _StreamWriter(raw)
 

@@ -76,7 +76,8 @@ class Run:
         self.save(status="finished", finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two manifests, as parts of a sentence."""
     keys = sorted(old.keys() | new.keys())
     return [f"{k}: {_shown(old.get(k))} there, {_shown(new.get(k))} asked" for k in keys if old.get(k) != new.get(k)]
 
@@ -120,7 +121,7 @@ def open_run(out: str | Path, settings: Mapping[str, Any], inputs: Inputs, *, ov
             _empty(out)
             old = None
         if old is not None:
-            changed = _differences(old["settings"], identity["settings"]) + _differences(
+            changed = differences(old["settings"], identity["settings"]) + differences(
                 old["inputs"], identity["inputs"]
             )
             if changed:

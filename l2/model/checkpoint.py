@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from l2.files.atomic import atomic_file, write_atomic
 from l2.files.errors import BadInput, L2Error
-from l2.files.manifest import sha256_file
+from l2.files.manifest import read_manifest, sha256_file
 from l2.model.config import ModelConfig, config_from_hf
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer, save_tokenizer
@@ -113,6 +113,23 @@ def weight_files(directory: str | Path) -> list[Path]:
 def model_sha256(directory: str | Path) -> str:
     """One hash for the weights in `directory`: which model a result came from."""
     return "+".join(sha256_file(path) for path in weight_files(directory))
+
+
+def base_of(directory: str | Path) -> str:
+    """The model that the runs behind `directory` began with, by their manifests: each run's parent `model` in turn.
+
+    A checkpoint without a manifest, or without a parent, is its own base. Raises L2Error for a parent that is gone,
+    and BadInput for one with other weights than those it was made from.
+    """
+    name = str(directory)
+    while parents := (read_manifest(name) or {"inputs": {}})["inputs"].get("model"):
+        ((parent, sha256),) = parents
+        if not Path(parent).is_dir():
+            raise L2Error(f"{parent}: no such directory, though {name} was made from it")
+        if (found := model_sha256(parent)) != sha256:
+            raise BadInput(parent, f"weights {found[:8]}", f"{sha256[:8]}, from which {name} was made")
+        name = parent
+    return name
 
 
 def read_tensors(

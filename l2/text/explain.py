@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from l2.files.errors import L2Error, UsageError
-from l2.files.jsonl import Record
+from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
-from l2.text.pipeline import FilterSettings, Tally, judged, load_checks, read_documents, without_any_copies
+from l2.text.copies import find_copies, repeated
+from l2.text.mapped import MappedPart, PartWriter, corpus_of, forget_open_parts
+from l2.text.pipeline import Dedup, FilterSettings, Tally, judged, load_checks, read_documents
 from l2.text.quality import Finding
 
 COPIES = {"none": (), "exact": ("exact_duplicate",), "minhash": ("exact_duplicate", "near_duplicate")}
@@ -31,7 +34,8 @@ def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings
 
     Verdicts are "pass" and "reject", and "drop line" in rows with a `text_line`. The first "reject" is the row that the
     ledger of `filter_documents` would have. What depends on other documents is measured against those before this one
-    that would be kept; nothing is read beyond it, and of an exact copy it is not asked whether it is a near one.
+    that would be kept; nothing is read beyond it, and of an exact copy it is not asked whether it is a near one. So
+    the row of a near copy says nothing of clusters that are held back, which only the whole corpus tells.
 
     Raises L2Error when there is no such document, UsageError where `settings` only score, and what
     `filter_documents` raises.
@@ -45,7 +49,8 @@ def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings
 
     def until_found() -> Iterator[Record]:
         """Documents that would be kept, then the one in question whatever is found."""
-        for document in read_documents(paths, ledger.bad_line if settings.skip_bad else None):
+        on_bad = ledger.bad_line if settings.skip_bad else None
+        for document in read_documents(read_records(paths, on_bad=on_bad), on_bad):
             if str(document["id"]) != identity:
                 yield from judged((document,), checks, ledger)
                 continue
@@ -57,14 +62,37 @@ def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings
             return
         raise L2Error(f"no document has the id {identity!r}")
 
-    for _ in without_any_copies(until_found(), settings.dedup, ledger):
-        pass
-    copies = {row["rule"]: row for row in writer.rows}
+    copy = _copy(until_found(), settings.dedup)
     for rule in COPIES[settings.dedup]:
-        if rule in copies:
-            return [*rows, _row(identity, copies[rule], "reject")]
+        if copy is not None and copy["rule"] == rule:
+            return [*rows, _row(identity, copy, "reject")]
         rows.append(_row(identity, {"rule": rule, "value": None, "threshold": None}, "pass"))
     return rows
+
+
+def _copy(documents: Iterable[Record], dedup: Dedup) -> dict[str, Any] | None:
+    """{rule, value, threshold} of the last of `documents` where it is a copy of an earlier one."""
+    with TemporaryDirectory(prefix="l2-filter-") as directory:
+        part = Path(directory, "part")
+        part.mkdir()
+        writer = PartWriter(part, dedup)
+        for document in documents:
+            writer.keep(document)
+        writer.finish({"shown": ""})
+        if dedup == "none":
+            return None
+        corpus = corpus_of([MappedPart(part)])
+        copies = find_copies(corpus, dedup == "minhash", Path(directory, "copies"), _here, 1)
+        found = None
+        for number, rule, of, likeness in copies.in_order():
+            if number == len(corpus) - 1:
+                found = dict(zip(("rule", "value", "threshold"), repeated(corpus, rule, of, likeness), strict=True))
+        forget_open_parts()
+        return found
+
+
+def _here(make: Callable[[], Callable[[Any], Any]], tasks: Iterable[Any]) -> Iterable[Any]:
+    return map(make(), tasks)
 
 
 def _verdict(finding: Finding) -> str:

@@ -7,6 +7,7 @@ LLaMA-1's pipeline. A line is what `str.splitlines` makes, without the spaces ar
 from __future__ import annotations
 
 import unicodedata
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -113,6 +114,35 @@ class SeenLines:
             run = np.concatenate((self._runs.pop(), run))
         run.sort()
         self._runs.append(run)
+
+
+class NotedLines(SeenLines):
+    """Takes every line for new, and notes the keys in the order in which they come: the first of two readings."""
+
+    def __init__(self) -> None:
+        self.keys = array("Q")
+
+    def first_time(self, keys: Sequence[int]) -> list[bool]:
+        """For each of `keys` True."""
+        self.keys.extend(keys)
+        return [True] * len(keys)
+
+
+class KnownLines(SeenLines):
+    """Answers in the second reading of the same lines: `first_L` has for each whether it comes for the first time."""
+
+    def __init__(self) -> None:
+        self.start(np.zeros(0, bool))
+
+    def start(self, first_L: npt.NDArray[np.bool_]) -> None:
+        """The answers from here on."""
+        self._first_L, self._asked = first_L, 0
+
+    def first_time(self, keys: Sequence[int]) -> list[bool]:
+        """The next answers, one for each of `keys`."""
+        start, self._asked = self._asked, self._asked + len(keys)
+        first: list[bool] = self._first_L[start : self._asked].tolist()
+        return first
 
 
 class Edit(NamedTuple):

@@ -1,21 +1,19 @@
-"""Documents in, documents worth training on out, one ledger row a loss.
+"""What `l2 filter` asks of one document after another: settings, the checks they stand for, one ledger row a loss.
 
-What is asked of one document alone is a check (l2/text/checks.py); copies need all documents (l2/text/copies.py). Every
-stage is a generator over records and rejects into the ledger, so that all but the last one stream.
+A check looks at one document alone (l2/text/checks.py); copies need all documents (l2/text/copies.py), and
+l2/text/filtering.py does both to a whole corpus.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from l2.files.errors import BadInput, UsageError
-from l2.files.jsonl import Record, RecordWriter, read_records
+from l2.files.jsonl import OnBad, Record
 from l2.files.ledger import Ledger
-from l2.files.progress import OnProgress, ignore
 from l2.text.checks import (
     Check,
     classifier_check,
@@ -30,8 +28,6 @@ from l2.text.checks import (
 )
 from l2.text.classifier import load_quality
 from l2.text.conditions import parse_conditions
-from l2.text.copies import without_copies, without_near_copies
-from l2.text.duplicates import NORMALISATION
 from l2.text.language import load_identifier
 from l2.text.lines import SeenLines
 from l2.text.private import read_blocklist
@@ -40,6 +36,7 @@ from l2.text.toxicity import load_toxicity
 
 Privacy = Literal["keep", "replace", "drop"]
 Dedup = Literal["minhash", "exact", "none"]
+OPTIONAL: dict[str, type | tuple[type, ...]] = {"id": (str, int, float), "scores": dict, "url": str}
 
 
 @dataclass(frozen=True)
@@ -71,18 +68,17 @@ class FilterSettings:
     skip_bad: bool = False
 
 
-def read_documents(paths: Sequence[str | Path], on_bad: Callable[[BadInput], None] | None) -> Iterator[Record]:
-    """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing too.
+def read_documents(records: Iterable[Record], on_bad: OnBad | None) -> Iterator[Record]:
+    """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing.
 
-    Raises BadInput (or hands it to `on_bad`) for a line that is no document.
+    Raises BadInput (or hands it to `on_bad`) for a record that is no document.
     """
-    for record in read_records(paths, on_bad=on_bad):
+    for record in records:
         try:
             record.need("text")
-            if record.get("scores") is not None:
-                record.need("scores", dict)
-            if record.get("url") is not None:
-                record.need("url")
+            for name, kind in OPTIONAL.items():
+                if record.get(name) is not None:
+                    record.need(name, kind)
         except BadInput as error:
             if on_bad is None:
                 raise
@@ -101,9 +97,10 @@ class Tally:
     lines: Counter[str] = field(default_factory=Counter)
 
 
-def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[Check]:
+def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally, seen: SeenLines | None = None) -> list[Check]:
     """What is asked of each document, in order; lines, language, quality stand as in LLaMA-1's pipeline.
 
+    `seen` tells whether a line was read before; by default it is what these checks themselves have read.
     Conditions come last, so that they see every score. Raises UsageError for settings that contradict one another,
     and what `read_blocklist`, `load_identifier`, `rules`, `load_quality`, `load_toxicity`, `parse_conditions` raise.
     """
@@ -112,8 +109,8 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally) -> list[
     if settings.url_blocklists:
         checks.append(url_check(read_blocklist(settings.url_blocklists)))
     if settings.c4_lines or settings.dedup_lines:
-        seen = SeenLines() if settings.dedup_lines else None
-        checks.append(line_check(settings.c4_lines, seen, ledger, tally.lines))
+        repeated = (SeenLines() if seen is None else seen) if settings.dedup_lines else None
+        checks.append(line_check(settings.c4_lines, repeated, ledger, tally.lines))
     if settings.languages:
         identify = load_identifier(settings.lid_model, settings.languages)
         checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
@@ -165,66 +162,8 @@ def judged(documents: Iterable[Record], checks: Sequence[Check], ledger: Ledger)
             ledger.reject_record(document, against.rule, against.value, against.threshold)
 
 
-def without_any_copies(documents: Iterable[Record], dedup: Dedup, ledger: Ledger) -> Iterator[Record]:
-    """Documents that are no copy of an earlier one, in the sense of `dedup`."""
-    if dedup != "none":
-        documents = without_copies(documents, ledger)
-    if dedup == "minhash":
-        documents = without_near_copies(documents, ledger)
-    yield from documents
-
-
-def filter_documents(
-    paths: Sequence[str | Path],
-    writer: RecordWriter,
-    ledger: Ledger,
-    settings: FilterSettings,
-    *,
-    on_progress: OnProgress = ignore,
-) -> dict[str, Any]:
-    """Write to `writer` the documents of `paths` (none: stdin) worth training on; the rest goes to `ledger`.
-
-    Copies come last, so that of those the survivor is always kept. Returns the report: {in, kept, rejected, rules,
-    lines, languages, settings, normalisation}, where in = kept + rejected, for lines too. Raises BadInput
-    for a line that is no document unless `settings.skip_bad`, and what `load_checks` raises.
-    """
-    tally = Tally()
-    read = kept = 0
-
-    def bad_line(error: BadInput) -> None:
-        nonlocal read
-        read += 1
-        ledger.bad_line(error)
-
-    def counted() -> Iterator[Record]:
-        nonlocal read
-        for document in read_documents(paths, bad_line if settings.skip_bad else None):
-            read += 1
-            if read % 100 == 0:
-                on_progress(read, None, f"{ledger.total:,} rejected")
-            yield document
-
-    checks = load_checks(settings, ledger, tally)
-    passed = scored(counted(), checks) if settings.score_only else judged(counted(), checks, ledger)
-    documents = without_any_copies(passed, settings.dedup, ledger)
-    for document in documents:
-        writer.write(document)
-        kept += 1
-    on_progress(read, read, f"{ledger.total:,} rejected")
-    assert read == kept + ledger.total, "every document is kept or in the ledger"
-    assert tally.lines["in"] == tally.lines["kept"] + ledger.lines.total(), "so is every line"
-    return _report(read, kept, ledger, tally, settings)
-
-
-def _report(read: int, kept: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -> dict[str, Any]:
-    dropped = {"dropped": ledger.lines.total(), "rules": dict(ledger.lines.most_common())}
-    return {
-        "in": read,
-        "kept": kept,
-        "rejected": ledger.total,
-        "rules": dict(ledger.counts.most_common()),
-        "lines": {"in": tally.lines["in"], "kept": tally.lines["kept"]} | dropped,
-        "languages": dict(tally.languages.most_common()),
-        "settings": asdict(settings),
-        "normalisation": NORMALISATION,
-    }
+def passed(
+    documents: Iterable[Record], checks: Sequence[Check], ledger: Ledger, settings: FilterSettings
+) -> Iterator[Record]:
+    """Documents as `settings` want them after `checks`: all of them scored, or those that pass."""
+    return scored(documents, checks) if settings.score_only else judged(documents, checks, ledger)

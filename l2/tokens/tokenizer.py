@@ -15,7 +15,7 @@ import sentencepiece
 from l2.files.atomic import write_atomic
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
-from l2.tokens.cached import Encoder, make_encoder
+from l2.tokens.cached import Encoder, Rules, make_encoder, read_rules
 
 MODEL_FILE = "tokenizer.model"
 
@@ -60,7 +60,8 @@ LONGEST_LINE = 4192  # bytes: max_sentence_length
 class Tokenizer:
     """SentencePiece ids. The pad id is 0 (<unk>), never EOS (design.md §2)."""
 
-    def __init__(self, model_bytes: bytes) -> None:
+    def __init__(self, model_bytes: bytes, rules: Rules | None = None) -> None:
+        self._rules = rules
         self.model_bytes = model_bytes
         self.sha256 = hashlib.sha256(model_bytes).hexdigest()
         self._pieces = sentencepiece.SentencePieceProcessor()
@@ -85,11 +86,11 @@ class Tokenizer:
 
     def encoder(self, dtype: np.dtype[Any]) -> Encoder:
         """An encoder of many texts to bytes of `dtype`: the ids of `encode`, several times as fast."""
-        return make_encoder(self.model_bytes, dtype)
+        return make_encoder(self.model_bytes, dtype, self._rules)
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
-        """How it gets to another process."""
-        return Tokenizer, (self.model_bytes,)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes, Rules]]:
+        """How it gets to another process: with its rules, which take longer to read than to send."""
+        return Tokenizer, (self.model_bytes, read_rules(self.model_bytes))
 
     def pieces(self) -> list[tuple[str, float]]:
         """Every piece with its score, in the order of ids."""

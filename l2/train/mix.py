@@ -62,5 +62,5 @@ def source_of_each(sources: Sequence[Source], paths: Sequence[Path]) -> list[int
     found = [first_match(path) for path in paths]
     for i, source in enumerate(sources):
         if i not in found:
-            raise UsageError(f"--mix: no shard is left for {source.pattern}; the first pattern that matches takes it")
+            raise UsageError(f"--mix: nothing is left for {source.pattern}; the first pattern that matches takes it")
     return found

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cmds.app import main
-from l2.align.sft import encode_examples
+from l2.align.examples import encode_examples
 from l2.eval.tasks import KINDS
 from l2.files.jsonl import append_records, read_records
 from l2.files.manifest import sha256_file, version
@@ -136,10 +136,10 @@ def test_gatt_build_makes_dialogs_for_sft(sailor, tokenizer, tmp_path, capsys):
     assert (reject["id"], reject["rule"]) == ("long", "context") and len(dialogs) == 3
     assert "4 dialogs, 3 kept; rejected: context 1" in capsys.readouterr().err
     assert [m["content"] for m in dialogs[1]["messages"]][1:] == [lines[0], "Ahoy cat", lines[1], "Ahoy cat"]
-    examples, cut = encode_examples(dialogs, tokenizer, 180)
-    assert cut == 0
+    examples = encode_examples(dialogs, tokenizer, 180)
+    assert examples.cut_turns == examples.cut_answers == 0
     for example in examples:
-        learned = [i for i, learn in zip(example.ids, example.learn, strict=True) if learn]
+        learned = example.ids[example.learn].tolist()
         assert tokenizer.decode(learned).strip() == "Ahoy cat"
     assert main([*argv, "-o", "x", "--rejects", "x"]) == 2
     bad = write(tmp_path / "bad.jsonl", {"short": "x"})

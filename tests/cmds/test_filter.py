@@ -157,6 +157,13 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--toxicity-words", "docs.jsonl", "--toxicity-model", "x"], 2, "not by both"),
         (["docs.jsonl", "--toxicity-words", "none.txt"], 1, "none.txt: no such file"),
         (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
+        (["docs.jsonl", "--shard", "1/2"], 2, "a shard needs a --work directory"),
+        (["docs.jsonl", "--shard", "0/2", "--work", "w"], 2, "there is no shard 0 of 2"),
+        (["docs.jsonl", "--shard", "two", "--work", "w"], 2, "--shard 'two': give I/N"),
+        (["-", "--work", "w"], 2, "can't be read again; --work needs files"),
+        (["docs.jsonl", "--work", "."], 2, "not empty, and no run of l2 filter made it"),
+        (["docs.jsonl", "--memory", "0.01"], 2, "--memory 0.01 GB is not enough"),
+        (["docs.jsonl", "--jobs", "2", "--lid-model", "none.ftz", "--lang", "en"], 1, "none.ftz: no such file"),
     ],
 )
 def test_each_failure_is_one_sentence(documents, tmp_path, monkeypatch, capfd, argv, status, sentence):
@@ -245,3 +252,26 @@ def test_scores_first_and_the_decision_later(documents, tmp_path):
     conditions = ["--where", "scores.toxicity <= 0.5", "--where", 'id != "1"']
     done = l2_filter(*conditions, "--dedup", "exact", stdin=scored.stdout)
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "4"]
+
+
+def test_shards_and_then_the_rest_as_the_help_has_it(documents, tmp_path):
+    alone, out, work = (tmp_path / name for name in ("alone.jsonl", "out.jsonl", "w"))
+    assert l2_filter(documents, "-o", alone, "--rejects", f"{alone}.r", "--report", f"{alone}.json").returncode == 0
+    for i in range(1, 5):
+        done = l2_filter(documents, "--work", work, "--shard", f"{i}/4")
+        assert (done.returncode, done.stdout) == (0, b"")
+    assert b"shard 4/4: 1 of 1 parts checked; when all are, run it without --shard" in done.stderr
+    done = l2_filter(documents, "--work", work, "-o", out, "--rejects", f"{out}.r", "--report", f"{out}.json")
+    assert b"expecting about" in done.stderr and b"of memory" in done.stderr
+    for end in ("", ".r", ".json"):
+        assert Path(f"{out}{end}").read_bytes() == Path(f"{alone}{end}").read_bytes() != b""
+
+
+def test_jobs_share_what_comes_through_a_pipe(documents, tmp_path):
+    data = documents.read_bytes()
+    alone = l2_filter("--rejects", tmp_path / "a", stdin=data)
+    two = l2_filter("--rejects", tmp_path / "b", "--jobs", 2, "--dedup-lines", "--quiet", stdin=data)
+    one = l2_filter("--rejects", tmp_path / "c", "--dedup-lines", stdin=data)
+    assert (two.returncode, two.stderr) == (0, b"")
+    assert two.stdout == one.stdout and (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes() != b""
+    assert alone.stdout == l2_filter("--memory", 4, "--dedup", "minhash", stdin=data).stdout != b""

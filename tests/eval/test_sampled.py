@@ -7,12 +7,14 @@ import torch
 
 from l2.align import ghost
 from l2.eval.metrics import wilson
+from l2.eval.sampled import turns_to_judge
 from l2.eval.subject import Subject
 from l2.eval.tasks import KINDS, check, kind_of, run_task
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.generate.engine import Completion, Sampling
 from l2.model.checkpoint import load_model, new_model
+from l2.tokens.chat import encode_dialog
 from tests.conftest import small_config
 from tests.eval.scripted import saying, task
 
@@ -115,6 +117,35 @@ class Script:
             [Completion([*row] if c else [*row, eos_id], [], "length" if c else "stop")]
             for row, c in zip(ids, cut, strict=True)
         ]
+
+
+def test_an_attribute_is_asked_for_at_turns_2_4_6_and_20(model_dir, tokenizer, monkeypatch):
+    """The question takes the place of the turn, as a branch: no later turn has it in its history (paper Table 30)."""
+    recall = {"instruction": "be the cat", "kind": "recall", "question": "who", "expect": "Cat"}
+    script = Script(
+        tokenizer, ["tea"] * 3, ["the CAT sat", "tea", "tea"], ["tea"] * 2, ["dog", "tea"], ["tea"], ["cat"]
+    )
+    monkeypatch.setattr(ghost, "generate", script)
+    model = load_model(model_dir)
+    model.config = small_config(tokenizer.vocab_size, max_seq_len=400)
+    record = Record(talk("a", "b", "c", "d", "e", id="x") | {"constraint": recall})
+    items, metrics = run_task(Subject("m", model, tokenizer, Sampling(max_new_tokens=9)), task(record))
+    assert [(item["turn"], item["obeyed"]) for item in items] == [(2, True), (4, False), (6, True)]
+    instruction = [{"role": "system", "content": "be the cat"}]
+
+    def history(*users: str) -> list[int]:
+        turns = [[*instruction * (n == 0), {"role": "user", "content": text}] for n, text in enumerate(users)]
+        rows = [encode_dialog(tokenizer, turn).ids for turn in turns]
+        said = [*tokenizer.encode("tea"), tokenizer.eos_id]
+        return rows[0] + [token for row in rows[1:] for token in (*said, *row)]
+
+    assert script.asked[1] == [history("a", "who"), history("a", "b"), history("a", "b")]
+    assert script.asked[3] == [history("a", "b", "c", "who"), history("a", "b", "c", "d")]
+    assert script.asked[5] == [history("a", "b", "c", "d", "e", "who")]
+    assert turns_to_judge([record]) == 3
+    assert {name: estimate.value for name, estimate in metrics.items()} == {
+        "obeyed": pytest.approx(2 / 3), "obeyed/turn2": 1, "obeyed/turn4": 0, "obeyed/turn6": 1
+    }  # fmt: skip
 
 
 def test_turns_follow_sampled_answers_with_the_instruction_in_the_first_alone(model_dir, tokenizer, monkeypatch):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from l2.files.errors import UsageError
 from l2.files.ledger import Ledger
 from l2.text.conditions import OPERATORS, look_up, parse_condition
-from l2.text.pipeline import FilterSettings, filter_documents
+from l2.text.filtering import filter_documents
+from l2.text.pipeline import FilterSettings
 from l2.text.quality import RULE_SETS, Page, rules
 
 NUMBERS = st.integers(-3, 3) | st.floats(-2, 2) | st.sampled_from([1e-300, 2**60, -1e300])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +13,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2.text import duplicates
 from l2.text.duplicates import (
     BANDS,
     ROWS,
@@ -21,7 +24,6 @@ from l2.text.duplicates import (
     near_duplicates,
     normalised,
     permutations,
-    shared_buckets,
     shingles,
     signature,
 )
@@ -40,6 +42,22 @@ def keys_of(texts: list[str]) -> np.ndarray:
     return np.stack([band_keys(signature(shingles(normalised(text)))) for text in texts])
 
 
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """As it is where duplicates.cpp can't be compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "fast", lambda: None)
+        yield
+
+
+any_text = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
+    st.text(
+        "aB \t\n\0\x1c\x85\xa0.-_é\u0301ÉİßΣ“”—\u1680\u3000東京กำ한\U0002000b\U0003ffff\U00040000\U0010ffff",
+        max_size=80,
+    ),
+    st.lists(st.sampled_from(["the", "cat", "sat", "l'été", "हिन्दी", "NHK東京"]), max_size=40).map(" ".join),
+)
 some_words = st.lists(st.sampled_from(["red", "green", "blue", "grey"]), min_size=1, max_size=30)
 
 
@@ -74,6 +92,36 @@ def test_similarity_is_that_of_plain_sets(a, b):
     assert jaccard(A, B) == true_jaccard(a, b)
 
 
+@settings(max_examples=500, deadline=None)  # it is compiled the first time
+@given(any_text, any_text)
+def test_compiled_and_not_the_same_comes_out(a, b):
+    assert duplicates.fast(), "no C++ compiler"
+
+    def everything():
+        normals = [normalised(text) for text in (a, b)]
+        sets = [shingles(normal) for normal in normals]
+        return normals, [s.tolist() for s in sets], [signature(s).tolist() for s in sets], jaccard(*sets)
+
+    with_it = everything()
+    with no_compiler():
+        assert everything() == with_it
+
+
+@given(any_text)
+def test_shingles_are_hashes_of_five_words_each(text):
+    """The polynomial at an odd number modulo 2^64, one Python integer at a time."""
+
+    def hash_of(shingle: bytes) -> int:
+        x = sum((byte + 1) * 0x9E3779B97F4A7C15**k for k, byte in enumerate(shingle)) % 2**64
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        return x ^ x >> 31
+
+    words = normalised(text).split(b" ")
+    expected = {hash_of(b" ".join(words[i : i + 5])) for i in range(max(1, len(words) - 4))}
+    assert shingles(normalised(text)).tolist() == sorted(expected)
+
+
 @pytest.mark.parametrize("size", [1, 5, 1023, 1024, 1025, 5000])
 def test_signatures_equal_datasketch_affine32(size):
     from datasketch import MinHash
@@ -84,6 +132,8 @@ def test_signatures_equal_datasketch_affine32(size):
     ours = signature(hashes)
     assert ours.dtype == theirs.hashvalues.dtype == np.uint32
     assert np.array_equal(ours, theirs.hashvalues)
+    with no_compiler():
+        assert np.array_equal(signature(hashes), theirs.hashvalues)
 
 
 def test_permutations_equal_datasketch_for_any_seed():
@@ -113,18 +163,6 @@ def test_candidates_come_as_often_as_the_banding_formula_says(common, size):
         hits += bool(np.any(band_keys(signature(a)) == band_keys(signature(b))))
     expected = 1 - (1 - J**ROWS) ** BANDS
     assert hits / pairs == pytest.approx(expected, abs=4 * (expected * (1 - expected) / pairs) ** 0.5)
-
-
-@given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=2), max_size=12))
-def test_shared_buckets_equal_a_dictionary(rows):
-    keys = np.array(rows, np.uint64).reshape(-1, 2)
-    found = dict(shared_buckets(keys))
-    assert list(found) == sorted(found)
-    for i in range(len(rows)):
-        for j in range(len(rows)):
-            if i != j:
-                share = any(a == b for a, b in zip(rows[i], rows[j], strict=True))
-                assert share == bool(set(found.get(i, ())) & set(found.get(j, ())))
 
 
 @settings(max_examples=200)

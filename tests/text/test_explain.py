@@ -9,7 +9,8 @@ import pytest
 from l2.files.errors import L2Error, UsageError
 from l2.files.ledger import Ledger
 from l2.text.explain import explain
-from l2.text.pipeline import FilterSettings, filter_documents
+from l2.text.filtering import filter_documents
+from l2.text.pipeline import FilterSettings
 from l2.text.quality import RULE_SETS, rules
 
 PAGE = " ".join(f"The number{i} of coin{i} and{i} key{i} was lost{i} again{i}." for i in range(30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import resource
 import time
@@ -203,3 +204,10 @@ def test_a_model_without_a_prefix(mixed_tokenizer, words):
     data = mixed_tokenizer.model_bytes + cached.NO_PREFIX
     expected = sentencepiece.SentencePieceProcessor(model_proto=data).encode(words)
     assert ids_of(make_encoder(data, U2), words, 5) == ids_of(in_python(data), words, 5) == expected
+
+
+def test_a_tokenizer_takes_its_rules_to_another_process(published, monkeypatch):
+    sent = pickle.dumps(Tokenizer(published))
+    monkeypatch.setattr(cached, "read_rules", lambda _: pytest.fail("read again"))
+    arrived = pickle.loads(sent)
+    assert ids_of(arrived.encoder(U2), "Hello, world") == Tokenizer(published).encode("Hello, world")

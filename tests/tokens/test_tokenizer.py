@@ -267,12 +267,29 @@ def test_transformers_gives_the_same_ids(transformers, mixed_tokenizer, tmp_path
     theirs = load_theirs(transformers, mixed_tokenizer, tmp_path)
     assert (len(theirs), theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (580, 1, 2, 0)
     rng = random.Random(0)
-    for _ in range(300):
+    for _ in range(1000):
         messages = dialog(rng)
         ids = theirs.apply_chat_template(messages, tokenize=True)["input_ids"]
         assert ids == encode_dialog(mixed_tokenizer, messages).ids, messages
     words = "The cat sat on\n the mat 12."
     assert theirs(words)["input_ids"] == [1, *mixed_tokenizer.encode(words)]
+
+
+def test_transformers_marks_the_same_answers(transformers, mixed_tokenizer, tmp_path):
+    """What transformers' own `generation` block marks is what is learned, with the space and EOS that end it."""
+    theirs = load_theirs(transformers, mixed_tokenizer, tmp_path)
+    spoken = "{{ ' ' + content.strip() + ' ' + eos_token }}"
+    assert spoken in theirs.chat_template
+    template = theirs.chat_template.replace(spoken, f"{{% generation %}}{spoken}{{% endgeneration %}}")
+    rng = random.Random(1)
+    for _ in range(300):
+        messages = dialog(rng)
+        made = theirs.apply_chat_template(
+            messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        encoded = encode_dialog(mixed_tokenizer, messages)
+        assert made["input_ids"] == encoded.ids
+        assert [bool(mark) for mark in made["assistant_masks"]] == encoded.learn, messages
 
 
 def test_transformers_and_a_published_model(transformers, published, tmp_path):

@@ -87,7 +87,7 @@ def test_patterns_take_shards_by_name_and_the_first_match_wins():
     assert source_of_each(mix, paths) == [1, 0]
     with pytest.raises(UsageError, match=r"web/books-00000.bin matches none of wiki-\*, web\*"):
         source_of_each(mix, [*paths, Path("web/books-00000.bin")])
-    with pytest.raises(UsageError, match=r"no shard is left for web\*"):
+    with pytest.raises(UsageError, match=r"nothing is left for web\*"):
         source_of_each(parse_mix("*=1,web*=2"), paths)
 
 
