@@ -36,7 +36,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
-MANY = {"--shards", "--val-shards", "--data", "--eval-data", "--prompts", "--eval-prompts", "--pool", "--task"}
+MANY = {
+    "--shards",
+    "--val-shards",
+    "--data",
+    "--eval-data",
+    "--prompts",
+    "--eval-prompts",
+    "--pool",
+    "--task",
+    "--decontaminate",
+}
 
 
 class ClosedPipe(Exception):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, OnBad, Quiet, Rejects
+from cmds.options import Inputs, OnBad, Quiet, Rejects, Toxicity, ToxicityLabel
 from l2.files.errors import L2Error, UsageError
 
 
@@ -40,23 +40,8 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    toxicity_words: Annotated[
-        str | None,
-        typer.Option(
-            "--toxicity-words",
-            help="Terms, one a line: a document's score is the share of its sentences with one (ours).",
-            show_default=False,
-        ),
-    ] = None,
-    toxicity_model: Annotated[
-        str | None,
-        typer.Option(
-            "--toxicity-model",
-            help="fastText classifier: the score is the mean over the lines (Figure 13, there by a HateBERT).",
-            show_default=False,
-        ),
-    ] = None,
-    toxicity_label: Annotated[str, typer.Option("--toxicity-label", help="Which label of the classifier.")] = "toxic",
+    toxicity: Toxicity = None,
+    toxicity_label: ToxicityLabel = "toxic",
     tokenizer: Annotated[
         str | None,
         typer.Option("--tokenizer", help="tokenizer.model, or a checkpoint: counts tokens too.", show_default=False),
@@ -71,7 +56,7 @@ def audit(
     Prints a table, each share with its count and standard error, beside the paper's figures. Where no language model
     is found it says so, and counts in all documents. Documents stream; nothing is changed.
 
-    Example: l2 audit docs.jsonl --toxicity-words words.txt --json audit.json
+    Example: l2 audit docs.jsonl --toxicity words.txt --json audit.json
     """
     import sys
 
@@ -89,8 +74,7 @@ def audit(
         lid_model=_language_model(lid_model, console) if languages else None,
         lang_threshold=lang_threshold,
         descriptors=descriptors,
-        toxicity_words=toxicity_words,
-        toxicity_model=toxicity_model,
+        toxicity=toxicity,
         toxicity_label=toxicity_label,
         token_counter=partial(_token_counter, tokenizer) if tokenizer is not None else None,
         skip_bad=on_bad == "skip",
