@@ -22,7 +22,8 @@ def ordinal(categories: int) -> Weights:
     """
     k = np.arange(categories)
     distance = np.abs(k[:, None] - k)
-    return 1 - distance * (distance + 1) / (categories * (categories - 1))
+    weights: Weights = 1 - distance * (distance + 1) / (categories * (categories - 1))
+    return weights
 
 
 def gwet(ratings: Sequence[Sequence[int]], weights: Weights) -> Estimate | None:

@@ -30,7 +30,7 @@ def test_four_raters_as_irrcac_has_them(weights, value, stderr):
 
 
 def test_seven_points_three_raters_some_missing():
-    rows = "4 5 4/4 6 5/5 4/3 1 1/3 4 2/5/2 7 2/5 6 2/2 4 2/7 2 7/6 6 1/3 5 4".split("/")
+    rows = ["4 5 4", "4 6 5", "5 4", "3 1 1", "3 4 2", "5", "2 7 2", "5 6 2", "2 4 2", "7 2 7", "6 6 1", "3 5 4"]
     given_rows = [[int(each) - 1 for each in row.split()] for row in rows]
     assert gwet(given_rows, np.eye(7))[:2] == pytest.approx((0.050491482997, 0.058815038949), abs=1e-10)
     assert gwet(given_rows, ordinal(7))[:2] == pytest.approx((0.254170975044, 0.248103522857), abs=1e-10)
