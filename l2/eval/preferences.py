@@ -166,7 +166,7 @@ def preference_report(
 def trend(counts: Sequence[int], sizes: Sequence[int]) -> float | None:
     """Cochran and Armitage's Z of a share `counts` / `sizes` over batches 0, 1, 2...: above 0 it rises.
 
-    Beyond 2 either way, chance is no good reason. None for fewer than two batches, and where the share is 0 or 1 in all.
+    Beyond 2 either way, chance is no good reason. None for fewer than two batches, and where the share is 0 or 1.
     """
     if len(sizes) < 2:
         return None
