@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distill-build": ("Alignment", "make dialogs that teach safe answers (safety context distillation)"),
     "temporal-build": ("Alignment", "make dialogs that teach a model to mind the date it is told"),
     "evaluate": ("Evaluation", "bits per byte, multiple choice, exact match, rewards, win rates"),
+    "compare": ("Evaluation", "win, tie and loss of two models' answers; people's ratings; red teams"),
     "generate": ("Tools", "sample answers to prompts"),
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
