@@ -1,8 +1,9 @@
-"""Who compares what: the rules of annotation (paper §3.2.1) as a state that events lead to, free of files and of the web.
+"""Who compares what: the rules of annotation (paper §3.2.1) as a state that events lead to, free of files and web.
 
-A person sees a conversation and two answers, blind and in random order, chooses one, and says how much better it is and,
-in safety work, which of the two are safe. What people do becomes an event; `apply` leads the board on, so that the events
-alone make it again. Nothing else changes it but the holds (who is looking at what), which end with the process.
+A person sees a conversation and two answers, blind and in random order, chooses one, and says how much better it is
+and, in safety work, which of the two are safe. What people do becomes an event; `apply` leads the board on, so that
+the events alone make it again. Nothing else changes it but the holds (who is looking at what), which end with the
+process.
 
 | event  | made by  | what it does                                                                    |
 |--------|----------|---------------------------------------------------------------------------------|
@@ -141,9 +142,20 @@ class Board:
         """Which answer stands left, and which right: drawn for each person and item."""
         return (0, 1) if self._draw(who, item.id) % 2 else (1, 0)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all listed items are judged often enough and no dialog is open; never where people write prompts."""
+        people = [who for who, stack in self._stacks.items() if stack]
+        open_dialogs = any(self._own(who) or self.asked_for_turn(who) for who in people)
+        return not self.writing and not open_dialogs and next(self._coming(), None) is None
+
     def others_hold(self, who: str) -> bool:
         """Whether there may be something left for `who` that others look at."""
         return any(who not in self._done[hold.item] for other, hold in self._holds.items() if other != who)
+
+    def can_undo(self, who: str) -> bool:
+        """Whether `who` did anything that was not taken back."""
+        return bool(self._stacks[who])
 
     def wanted(self, ahead: int) -> list[Item]:
         """Items whose answers are to be sampled: those that people wait for, then the next `ahead` of the list."""
@@ -212,9 +224,8 @@ class Board:
             event = {"of": of.id, "messages": [*of.messages[:-1], said], "turn": of.turn, "fields": dict(of.fields)}
         elif last is not None:
             of = self.items[last["item"]]
-            assert of.answers is not None, "it was chosen from"
             dialog = of.dialog if of.owner else f"{of.id}@{who}"
-            answer = {"role": "assistant", "content": of.answers[last["better"]].text}
+            answer = {"role": "assistant", "content": last["record"]["chosen"]}
             event = {
                 "of": None,
                 "messages": [*of.messages, answer, said],
@@ -284,6 +295,8 @@ class Board:
             del self.items[again]
             if (again := event["of"]) is not None:
                 self._done[again].discard(who)
+        if kind == "skip" and again in self.listed and not self._room(again, now):
+            return  # others have it
         if kind != "end" and again is not None:
             self._holds[who] = Hold(again, now)
 
@@ -316,13 +329,13 @@ class Board:
 
     def _open(self, who: str, now: float) -> Item | None:
         """The first listed item that lacks a judgement which `who` can give and nobody is about to."""
-        for name in self._coming():
-            if who in self._done[name] or who in self._skipped[name]:
-                continue
-            looking = sum(hold.item == name and now - hold.since < HOLD_SECONDS for hold in self._holds.values())
-            if len(self._done[name]) + looking < self.overlap:
-                return self.items[name]
-        return None
+        unseen = (name for name in self._coming() if who not in self._done[name] | self._skipped[name])
+        return next((self.items[name] for name in unseen if self._room(name, now)), None)
+
+    def _room(self, name: str, now: float) -> bool:
+        """Whether a listed item lacks a judgement that nobody is about to give."""
+        looking = sum(hold.item == name and now - hold.since < HOLD_SECONDS for hold in self._holds.values())
+        return not self.items[name].failed and len(self._done[name]) + looking < self.overlap
 
     def _due_check(self, who: str) -> Item | None:
         """An attention check, once in CHECK_EVERY judgements at a place that nobody can foresee."""

@@ -12,6 +12,7 @@ import orjson
 from l2.align.annotation.board import Board, Event, Item
 from l2.align.annotation.desk import Desk
 from l2.align.losses import RATINGS
+from l2.align.preferences import SAFE
 from l2.files.errors import BadInput, L2Error
 from l2.files.jsonl import Record, encode_record, parse_records
 from l2.generate.engine import prompt_key
@@ -23,16 +24,19 @@ def _rows(items: Sequence[Item]) -> Iterator[dict[str, Any]]:
             yield {"prompt": item.messages, "response": answer.text, "id": item.id, "model": answer.model}
 
 
+def _number(record: Record, value: Any, name: str) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"a number in {name}, from --judge")
+    return float(value)
+
+
 def _score(record: Record, safety: bool) -> tuple[float, float | None]:
     """The score of an answer and, in safety work, the logit of its safety (above 0 is safe)."""
-    rewards = record.get("rewards") or {}
-    safe = rewards.get("safe")
-    main = record.get("score", safe if safety else rewards.get("helpful", next(iter(rewards.values()), None)))
-    for value, name in ((main, "score, or rewards"), (safe, "rewards with safe")):
-        needed = value is main or safety
-        if needed and not (isinstance(value, (int, float)) and math.isfinite(value)):
-            raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"a number in {name}, from --judge")
-    return float(main), float(safe) if safety else None
+    rewards = record.need("rewards", dict) if "rewards" in record else {}
+    kind = "safe" if safety else "helpful"
+    one = next(iter(rewards.values())) if len(rewards) == 1 else None
+    score = _number(record, record.get("score", rewards.get(kind, one)), f"score or rewards.{kind}")
+    return score, _number(record, rewards.get("safe"), "rewards.safe") if safety else None
 
 
 def scores_of(command: str, items: Sequence[Item], safety: bool) -> list[list[tuple[float, float | None]]]:
@@ -70,7 +74,7 @@ def quartiles(differences: Sequence[float]) -> list[float]:
 
 
 def rating_of(difference: float, limits: Sequence[float]) -> str:
-    """The word for how much better the preferred answer is, by `quartiles` (ours: the paper's people had no numbers)."""
+    """The word for how much better the preferred answer is, by `quartiles` (ours)."""
     return RATINGS[3 - sum(abs(difference) >= limit and limit > 0 for limit in limits)]
 
 
@@ -109,9 +113,9 @@ def _judged(
     better = 0 if difference >= 0 else 1
     label = None
     if board.safety:
-        safe = tuple((scores[side][1] or 0.0) > 0 for side in (better, 1 - better))
-        if safe == (False, True):
+        chosen, rejected = (float((scores[side][1] or 0.0) > 0) for side in (better, 1 - better))
+        if (chosen, rejected) == (0.0, 1.0):
             return board.skip(who, item.id, now)
-        label = {(True, False): "chosen_safe", (True, True): "both_safe", (False, False): "both_unsafe"}[safe]
+        label = next(name for name, safe in SAFE.items() if safe == (chosen, rejected))
     position = board.order(who, item).index(better)
     return board.choose(who, item.id, position, rating_of(difference, limits), label, now)

@@ -130,7 +130,7 @@ def report_lines(found: dict[str, Any]) -> list[str]:
     agreed = found["agreement"]
     if agreed["items"]:
         lines.append(
-            f"{agreed['items']:,} items judged by several: the same answer chosen {agreed['same_choice']:.0%} of the time"
+            f"{agreed['items']:,} items judged by several: the same choice {agreed['same_choice']:.0%} of the time"
             f" (AC1 {agreed['choice_ac1']:.2f}), strength AC2 {agreed['strength_ac2']:.2f}"
             + (f", safety AC1 {agreed['safety_ac1']:.2f}" if "safety_ac1" in agreed else "")
         )
@@ -138,7 +138,7 @@ def report_lines(found: dict[str, Any]) -> list[str]:
         longer = "" if person["longer"] is None else f", the longer answer {person['longer']:.0%}"
         checks = f", attention checks {person['passed']} of {person['checks']}" if person["checks"] else ""
         lines.append(
-            f"{who}: {person['judgements']:,} judgements, {person['seconds']:.0f} s each (median), left {person['left']:.0%}"
-            f"{longer}{checks}"
+            f"{who}: {person['judgements']:,} judgements, {person['seconds']:.0f} s each (median),"
+            f" left {person['left']:.0%}{longer}{checks}"
         )
     return lines
