@@ -191,6 +191,7 @@ def listen(port: int) -> socket.socket:
     at.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         at.bind(("127.0.0.1", port))
+        at.listen(128)  # whoever comes before the server runs waits for it
     except OSError as error:
         at.close()
         raise L2Error(f"--port {port}: can't be listened on ({error.strerror})") from None
