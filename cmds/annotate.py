@@ -95,8 +95,8 @@ def annotate(
             _serve(console, desk, couple, port)
     finally:
         desk.close()
-        for line in report_lines(figures(desk.events())):
-            console.say(line)
+    for line in report_lines(figures(desk.events())):
+        console.say(line)
     if failed := [item for item in board.items.values() if item.failed and item.owner is None]:
         console.say(f"{len(failed):,} prompts got no two answers; the first, {failed[0].id}: {failed[0].failed}")
     if judge is None and not board.writing and not board.complete:

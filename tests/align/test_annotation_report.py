@@ -147,3 +147,17 @@ def test_a_desk_goes_on_only_with_its_own_work(tmp_path):
         Desk(Board(items(2)), tmp_path / "q.jsonl", {})
     with pytest.raises(UsageError, match=r"ending in \.jsonl"):
         Desk(Board(items(2)), "-", {})
+
+
+def test_preferences_that_can_not_be_written_for_a_while_catch_up(tmp_path):
+    at = Desk(Board(items(3)), tmp_path / "p.jsonl", {})
+    (tmp_path / "p.jsonl").unlink()
+    (tmp_path / "p.jsonl").mkdir()  # nobody can append to a directory
+    for n in range(3):
+        if n == 2:
+            (tmp_path / "p.jsonl").rmdir()
+        at.board.current("a", 0.0)
+        at.do(at.board.choose("a", f"i{n}", 0, "better", None, 1.0))
+    written = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert written == list(at.board.records.values()) and len(written) == 3
+    at.close()

@@ -102,6 +102,7 @@ class Board:
         self.events = 0
         self.records: dict[int, dict[str, Any]] = {}  # by the number of the event
         self._stacks: dict[str, list[Event]] = defaultdict(list)  # what each person did and did not undo
+        self._asked: dict[str, list[str]] = defaultdict(list)  # the items whose prompts each person wrote
         self._done: dict[str, set[str]] = defaultdict(set)
         self._skipped: dict[str, set[str]] = defaultdict(set)
         self._holds: dict[str, Hold] = {}
@@ -271,6 +272,7 @@ class Board:
             self._skipped[event["item"]].add(who)
         elif kind == "ask":
             self._written += 1
+            self._asked[who].append(event["item"])
             if event["of"] is not None:
                 self._done[event["of"]].add(who)
             self.items[event["item"]] = Item(
@@ -292,7 +294,7 @@ class Board:
         elif kind == "skip":
             self._skipped[again].discard(who)
         elif kind == "ask":
-            del self.items[again]
+            del self.items[self._asked[who].pop()]
             if (again := event["of"]) is not None:
                 self._done[again].discard(who)
         if kind == "skip" and again in self.listed and not self._room(again, now):
@@ -312,11 +314,10 @@ class Board:
 
     def _own(self, who: str) -> Item | None:
         """The item whose prompt `who` wrote and has not judged yet."""
-        for event in reversed(self._stacks[who]):
-            if event["event"] == "ask":
-                item = self.items[event["item"]]
-                return None if who in self._done[item.id] or who in self._skipped[item.id] else item
-        return None
+        if not self._asked[who]:
+            return None
+        item = self.items[self._asked[who][-1]]
+        return None if who in self._done[item.id] or who in self._skipped[item.id] else item
 
     def _coming(self) -> Iterator[str]:
         """Listed items that are not judged often enough yet, in order."""

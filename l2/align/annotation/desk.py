@@ -50,6 +50,7 @@ class Desk:
         if self.output.exists() and not path.exists():
             raise UsageError(f"{output}: stands there without its journal {path.name}; choose another -o")
         self.journal = Journal(path)
+        self._behind = False  # whether the preferences lack what the journal has
         try:
             self._resume(settings)
         except BaseException:
@@ -73,11 +74,14 @@ class Desk:
         """Put an event on disk (later, without `sync`), then lead the board on by it."""
         self.journal.append(event, sync=sync)
         self.board.apply(event)
-        if event["event"] == "undo":
-            self._publish()
-        elif "record" in event:
-            with open(self.output, "ab") as f:
-                f.write(encode_record(event["record"]))
+        try:
+            if event["event"] == "undo" or self._behind:
+                self._publish()
+            elif "record" in event:
+                with open(self.output, "ab") as f:
+                    f.write(encode_record(event["record"]))
+        except (OSError, L2Error):
+            self._behind = True  # nothing is lost: the journal has it, and the next event tries again
 
     def events(self) -> list[Event]:
         """All events that count, in order."""
@@ -85,10 +89,15 @@ class Desk:
 
     def _publish(self) -> None:
         write_records(self.output, self.board.records.values())
+        self._behind = False
 
     def close(self) -> None:
-        """Let others write to the journal."""
-        self.journal.close()
+        """Let others write to the journal. Raises OSError or L2Error where the preferences can't be brought up to it."""
+        try:
+            if self._behind:
+                self._publish()
+        finally:
+            self.journal.close()
 
 
 def read_events(output: str | Path) -> list[Event]:

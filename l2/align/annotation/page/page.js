@@ -47,6 +47,7 @@ async function request(path, options) {
 async function act(action, fields) {
   if (busy) return;
   busy = true;
+  say("");
   draw_choice();
   const answer = await request(`api/${action}`, {
     method: "POST",
