@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,20 +26,28 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SCALAR_ARCHITECTURE = "LlamaForSequenceClassification"
 
 
-def new_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
-    """An untrained language model: normal(0, 0.02), products that write to the residual 1/√(2·layers) of that.
+def new_weights(model: LanguageModel, seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Untrained weights by name: normal(0, 0.02), products that write to the residual 1/√(2·layers) of that; norms 1.
 
-    The paper is silent on initialisation; this is GPT-2's.
+    The paper is silent on initialisation; this is GPT-2's. One at a time, so that no more than that need fit anywhere.
     """
-    model = LanguageModel(config)
     generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.dim() < 2:
+            yield name, torch.ones(weight.shape)
+            continue
+        residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+        std = 0.02 / math.sqrt(2 * model.config.n_layers) if residual else 0.02
+        yield name, torch.empty(weight.shape).normal_(0.0, std, generator=generator)
+
+
+def new_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
+    """An untrained language model, see `new_weights`."""
+    model = LanguageModel(config)
+    weights = dict(model.named_parameters())
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() < 2:
-                continue
-            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = 0.02 / math.sqrt(2 * config.n_layers) if residual else 0.02
-            weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))
+        for name, value in new_weights(model, seed):
+            weights[name].copy_(value)
     return model
 
 
@@ -212,15 +221,28 @@ def load_reward_model(
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What is stored of a model: its state dict on the CPU, without the second name of tied embeddings."""
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    """What is stored of a model: its state dict on the CPU, without the second name of tied embeddings.
+
+    Weights cut into slices are gathered from all ranks, each of which must call this.
+    """
+    tensors = {name: _whole(weight).detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     if isinstance(model, LanguageModel) and model.config.tie_embeddings:
         del tensors["lm_head.weight"]
     return tensors
 
 
-def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer) -> None:
-    """Write a checkpoint that transformers, vLLM and llama.cpp's converter load. Each file appears whole."""
+def _whole(weight: Any) -> Tensor:
+    full: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return full
+
+
+def save_model(
+    model: AnyModel, directory: str | Path, tokenizer: Tokenizer, tensors: dict[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint that transformers, vLLM and llama.cpp's converter load. Each file appears whole.
+
+    tensors: `model_tensors(model)`, where they are known already.
+    """
     directory = Path(directory)
     scalar = isinstance(model, ScalarModel)
     config = model.config.to_hf(scalar=scalar) | {"dtype": str(model.dtype).removeprefix("torch.")}
@@ -230,5 +252,5 @@ def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer) -> 
     if not scalar:
         write_atomic(directory / "generation_config.json", orjson.dumps(generation, option=orjson.OPT_INDENT_2))
     with atomic_file(directory / WEIGHTS) as file:
-        save_file(model_tensors(model), file.name, {"format": "pt"})
+        save_file(model_tensors(model) if tensors is None else tensors, file.name, {"format": "pt"})
     write_atomic(directory / "config.json", orjson.dumps(config, option=orjson.OPT_INDENT_2))

@@ -15,7 +15,8 @@ from itertools import groupby
 
 BLOCK = 1 << 20  # characters whose words are held at once: a document of 100 MB has 17 million
 
-# \w has no combining marks, which stand in most words of Hindi. Those that choose the look of an emoji are no letters.
+# \w has no combining marks, which stand in most words of Hindi. Those that choose the look of an emoji or an ideograph
+# (U+FE00 and on, U+E0100 and on) are no letters.
 MARKS = frozenset(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c) in ("Mn", "Mc"))
 MARKS -= frozenset(map(chr, range(0xFE00, 0xFE10)))
 
