@@ -92,7 +92,7 @@ class Desk:
         self._behind = False
 
     def close(self) -> None:
-        """Let others write to the journal. Raises OSError or L2Error where the preferences can't be brought up to it."""
+        """Let others write to the journal. Raises OSError or L2Error where the preferences can't catch up with it."""
         try:
             if self._behind:
                 self._publish()
