@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, OnBad, Quiet, Rejects, Toxicity, ToxicityLabel
+from cmds.options import Inputs, OnBad, Quiet, Rejects, Toxicity
 from l2.files.errors import L2Error, UsageError
 
 
@@ -41,7 +41,6 @@ def audit(
         ),
     ] = None,
     toxicity: Toxicity = None,
-    toxicity_label: ToxicityLabel = "toxic",
     preferences: Annotated[
         bool,
         typer.Option("--preferences", help="The records are preferences: sizes, ratings, repeats, leanings (§3.2.1)."),
@@ -83,7 +82,6 @@ def audit(
         lang_threshold=lang_threshold,
         descriptors=descriptors,
         toxicity=toxicity,
-        toxicity_label=toxicity_label,
         token_counter=partial(_token_counter, tokenizer) if tokenizer is not None else None,
         skip_bad=on_bad == "skip",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, OnBad, Output, Quiet, Rejects, Toxicity, ToxicityLabel
+from cmds.options import Inputs, OnBad, Output, Quiet, Rejects, Toxicity
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +129,6 @@ def filter(
         ),
     ] = None,
     toxicity: Toxicity = None,
-    toxicity_label: ToxicityLabel = "toxic",
     perplexity_model: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +206,7 @@ def filter(
             "--shard",
             metavar="I/N",
             show_default=False,
-            help="Check the I-th of N shares of the input into --work and write nothing (see above).",
+            help="Check the I-th of N shares of the input and write nothing; needs a work directory (see above).",
         ),
     ] = None,
     memory: Annotated[
@@ -275,7 +274,6 @@ def filter(
         load_perplexity=load_perplexity,
         decontaminate=tuple(decontaminate or ()),
         toxicity=toxicity,
-        toxicity_label=toxicity_label,
         thresholds=parse_thresholds(threshold or ()),
         pii=pii,
         where=tuple(where or ()),

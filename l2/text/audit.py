@@ -49,7 +49,6 @@ class AuditSettings:
     lang_threshold: float = 0.5  # paper Table 10
     descriptors: str | None = None
     toxicity: str | None = None
-    toxicity_label: str = "toxic"
     token_counter: Callable[[], Callable[[str], int]] | None = None
     skip_bad: bool = False
 
@@ -65,7 +64,7 @@ class Auditor:
             self.identify = load_identifier(settings.lid_model, threshold=self.threshold)
         self.axes = {axis: Terms(terms) for axis, terms in load_descriptors(settings.descriptors).items()}
         asked = settings.toxicity
-        self.toxicity = load_toxicity(asked, settings.toxicity_label) if asked is not None else None
+        self.toxicity = load_toxicity(asked) if asked is not None else None
         self.tokens = settings.token_counter and settings.token_counter()
 
     def __call__(self, items: Sequence[Item]) -> Tally:

@@ -37,7 +37,7 @@ from l2.text.lines import SeenLines
 from l2.text.private import read_blocklist
 from l2.text.quality import DEFAULT_SETS, RULE_SETS, rule_set, rules
 from l2.text.thresholds import Threshold, agree, cuts, share
-from l2.text.toxicity import Score, load_toxicity
+from l2.text.toxicity import Score, load_toxicity, named_label
 
 Privacy = Literal["keep", "replace", "drop"]
 Load = Callable[[str], Score]  # what makes a score of a path
@@ -63,7 +63,6 @@ class FilterSettings:
     quality_model: str | None = None
     decontaminate: tuple[str, ...] = ()
     toxicity: str | None = None
-    toxicity_label: str = "toxic"
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     perplexity_model: str | None = None
     load_perplexity: Load | None = None
@@ -79,7 +78,8 @@ class FilterSettings:
 
     def files(self) -> list[str]:
         """The files that are read beside documents: lists, tasks, models, and what stands in models' directories."""
-        models = (self.lid_model, self.quality_model, self.toxicity, self.perplexity_model)
+        toxicity = named_label(self.toxicity)[1] if self.toxicity is not None else None
+        models = (self.lid_model, self.quality_model, toxicity, self.perplexity_model)
         named = map(Path, [*self.url_blocklists, *expand(self.decontaminate), *(model for model in models if model)])
         found = [file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         return [str(file) for file in found if file.is_file()]
@@ -87,7 +87,9 @@ class FilterSettings:
     @property
     def needs_torch(self) -> bool:
         """Whether a check runs a neural network."""
-        return self.perplexity_model is not None or (self.toxicity is not None and Path(self.toxicity).is_dir())
+        return self.perplexity_model is not None or (
+            self.toxicity is not None and named_label(self.toxicity)[1].is_dir()
+        )
 
 
 def read_documents(records: Iterable[Record], on_bad: OnBad | None) -> Iterator[Record]:
@@ -156,7 +158,7 @@ def _model_checks(settings: FilterSettings, tally: Tally) -> Iterator[Check]:
     if settings.quality_model is not None:
         yield classifier_check(load_quality(settings.quality_model), share(thresholds, "quality", 0.5))
     if settings.toxicity is not None:
-        toxicity = load_toxicity(settings.toxicity, settings.toxicity_label)
+        toxicity = load_toxicity(settings.toxicity)
         yield toxicity_check(toxicity, share(thresholds, "toxicity", None))
     if settings.perplexity_model is not None:
         if settings.load_perplexity is None:

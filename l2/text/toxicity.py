@@ -44,16 +44,25 @@ def load_words(path: str | Path) -> list[str]:
     return terms
 
 
-def load_toxicity(path: str | Path, label: str = "toxic") -> Score:
-    """The score by what stands at `path`.
+def named_label(given: str) -> tuple[str, Path]:
+    """The label and the path of LABEL=PATH; of a bare PATH the label is "toxic"."""
+    label, _, path = given.partition("=")
+    if not path or "/" in label:  # a path may hold a "=", too
+        label, path = "toxic", given
+    return label, Path(path)
+
+
+def load_toxicity(given: str) -> Score:
+    """The score by what stands at the path of `given` (see `named_label`).
 
     A directory is a classifier of Hugging Face's layout, a file that begins with fastText's number is one of fastText,
-    and any other is a list of words. A classifier gives the probability of its `label`. Raises what `by_hf_model`,
+    and any other is a list of words. A classifier gives the probability of the label. Raises what `by_hf_model`,
     `by_model` and `load_words` raise.
     """
-    if Path(path).is_dir():
+    label, path = named_label(given)
+    if path.is_dir():
         return by_hf_model(path, label)
-    return by_model(path, label) if is_fasttext(Path(path)) else by_words(load_words(path))
+    return by_model(path, label) if is_fasttext(path) else by_words(load_words(path))
 
 
 def by_words(terms: Iterable[str]) -> Score:

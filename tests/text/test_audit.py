@@ -177,7 +177,7 @@ def test_toxicity_in_ten_bins_whose_lower_ends_belong_to_them(tmp_path, lid_mode
     assert (toxicity["count"], toxicity["of"], toxicity["threshold"]) == (6, 11, 0.5)
     assert [(found["from"], found["to"]) for found in toxicity["histogram"]][4:6] == [(0.4, 0.5), (0.5, 0.6)]
     with pytest.raises(UsageError, match="no label"):
-        run(path, toxicity=str(lid_model), toxicity_label="toxic")
+        run(path, toxicity=str(lid_model))
 
 
 def test_in_english_documents_alone_where_languages_are_known(tmp_path, lid_model):

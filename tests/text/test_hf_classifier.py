@@ -52,7 +52,7 @@ def test_the_mean_over_lines_of_the_models_own_probabilities(tmp_path, capfd, la
         truth.append(float((logits.sigmoid() if alone else logits.softmax(-1))[labels.index("toxic")]))
     assert max(truth) - min(truth) > 0.01
     capfd.readouterr()
-    score = load_toxicity(folder)
+    score = load_toxicity(str(folder))
     assert capfd.readouterr() == ("", "")
     assert score("\n".join(LINES)) == pytest.approx(sum(truth) / len(truth), abs=1e-5)
     assert score("\n".join(LINES * 20)) == pytest.approx(sum(truth) / len(truth), abs=1e-5)
@@ -64,15 +64,15 @@ def test_the_mean_over_lines_of_the_models_own_probabilities(tmp_path, capfd, la
 def test_what_is_no_classifier_or_has_not_the_label(tmp_path, model_dir, monkeypatch):
     folder = save(tmp_path / "model", ["LABEL_0", "LABEL_1"])
     with pytest.raises(UsageError, match=r"no label 'toxic' in .*; it has LABEL_0, LABEL_1"):
-        load_toxicity(folder)
+        load_toxicity(str(folder))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"found no config\.json; expected a sequence classifier"):
-        load_toxicity(tmp_path / "empty")
+        load_toxicity(str(tmp_path / "empty"))
     (tmp_path / "empty/config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(BadInput, match="expected a sequence classifier"):
-        load_toxicity(tmp_path / "empty")
+        load_toxicity(str(tmp_path / "empty"))
     with pytest.raises(BadInput, match="expected a sequence classifier"):
-        load_toxicity(model_dir)  # a language model has no such head
+        load_toxicity(str(model_dir))  # a language model has no such head
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(L2Error, match=r"needs transformers to run it; pip install transformers"):
-        load_toxicity(folder)
+        load_toxicity(str(folder))

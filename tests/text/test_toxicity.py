@@ -87,11 +87,13 @@ def test_no_classifier_and_no_such_label(classifier, tmp_path):
 def test_words_or_a_model_told_by_what_the_file_is(classifier, tmp_path):
     (tmp_path / "words.txt").write_text("fool\n")
     text = "you vile fool\nyou dear friend"
-    assert load_toxicity(tmp_path / "words.txt")(text) == 1 / 2
-    assert load_toxicity(classifier)(text) == by_model(classifier)(text) > 0.4
-    assert load_toxicity(classifier, "nontoxic")(text) == by_model(classifier, "nontoxic")(text)
+    assert load_toxicity(str(tmp_path / "words.txt"))(text) == 1 / 2
+    assert load_toxicity(str(classifier))(text) == by_model(classifier)(text) > 0.4
+    assert load_toxicity(f"nontoxic={classifier}")(text) == by_model(classifier, "nontoxic")(text)
+    (tmp_path / "a=b").write_text("friend\n")
+    assert load_toxicity(str(tmp_path / "a=b"))(text) == 1 / 2
     with pytest.raises(L2Error, match="no such file"):
-        load_toxicity(tmp_path / "none")
+        load_toxicity(str(tmp_path / "none"))
 
 
 def test_a_classifier_cut_short_is_refused(classifier, tmp_path):
