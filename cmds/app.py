@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "temporal-build": ("Alignment", "make dialogs that teach a model to mind the date it is told"),
     "annotate": ("Alignment", "have people compare answers on a local web page: preferences"),
     "evaluate": ("Evaluation", "bits per byte, multiple choice, exact match, rewards, win rates"),
+    "compare": ("Evaluation", "win, tie and loss of two models' answers; people's ratings; red teams"),
     "generate": ("Tools", "sample answers to prompts"),
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
@@ -46,6 +47,7 @@ MANY = {
     "--eval-prompts",
     "--pool",
     "--task",
+    "--decontaminate",
     "--checks",
 }
 
