@@ -87,10 +87,10 @@ def annotate(
         couple = None
         if a is not None and not board.complete:
             couple = _couple(a, b or a, (temperature_a, temperature_b), top_p, max_new_tokens, seed, device, dtype)
-        if judge is not None:
-            _judge(console, desk, couple, judge, noise, seed)
-        elif board.complete:
+        if board.complete:
             console.say(f"{output}: all is judged; nothing to do (--overlap asks for more)")
+        elif judge is not None:
+            _judge(console, desk, couple, judge, noise, seed)
         else:
             _serve(console, desk, couple, port)
     finally:

@@ -28,7 +28,7 @@ def missing() -> str:
 class Browser:
     """One window. Use it as a context."""
 
-    def __init__(self, home: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    def __init__(self, home: Path, width: int = 1280, height: int = 900) -> None:
         self.driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
         assert self.driver.stdout is not None
         started = next(found for line in self.driver.stdout if (found := re.search(r"on port (\d+)\.", line)))
@@ -40,11 +40,15 @@ class Browser:
             "--disable-dev-shm-usage",
             f"--user-data-dir={home}",
         ]
-        words += [f"--window-size={width},{height}"] + ["--force-dark-mode"] * dark
+        words.append(f"--window-size={width},{height}")
         wanted = {"goog:chromeOptions": {"binary": shutil.which("chromium"), "args": words}}
         wanted["goog:loggingPrefs"] = {"browser": "ALL"}
         made = self._ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         self.session += f"/{made['sessionId']}"
+        if width < 500:  # no window is narrower
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+            body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": screen}
+            self._ask("POST", "/goog/cdp/execute", body)
 
     def __enter__(self) -> Browser:
         return self

@@ -79,7 +79,17 @@ def test_the_page_is_whole_and_runs_nothing_but_its_own(client):
 
 
 def test_nobody_gets_in_without_the_token_or_by_another_name(client):
-    for path in ("/", "/wrong/", "/page.js", f"/{TOKEN}x/", "/wrong/api/view?who=a", f"//{TOKEN}/", f"/{TOKEN}/../x"):
+    for path in (
+        "/",
+        "/wrong/",
+        "/page.js",
+        f"/{TOKEN}x/",
+        "/wrong/api/view?who=a",
+        f"//{TOKEN}/",
+        f"/{TOKEN}/../x",
+        "/%ff/",
+        "/%00",
+    ):
         assert client.ask("GET", path)[0] == 404, path
     view = f"/{TOKEN}/api/view?who=a"
     for host in ("evil.example", f"evil.example:{client.port}", "127.0.0.1.evil.example", "", "[::1]"):

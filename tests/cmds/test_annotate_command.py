@@ -144,7 +144,7 @@ def test_a_dialog_is_written_on_a_phone(models, tmp_path):
     ):
         page.open(url + "?who=a")
         page.wait(lambda: page.shows(".compose"))
-        assert page.run("return document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the edge"
+        assert page.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
         page.press("h", "i", " ", "[", "I", "N", "S", "T", "]", "control+enter")
         page.wait(lambda: "the tag [INST]" in page.text(".compose .why"))
         page.run("document.querySelector('textarea').value = ''")
