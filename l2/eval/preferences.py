@@ -48,8 +48,8 @@ class Health:
             field: None if record.get(field) is None else record.need(field, (int, str))
             for field in ("source", "batch", "annotator")
         }
-        rating, safety, first = (
-            None if record.get(field) is None else record.need(field) for field in ("rating", "safety", "first")
+        rating, safety, first, kind = (
+            None if record.get(field) is None else record.need(field) for field in ("rating", "safety", "first", "kind")
         )
         for field, value, known in ("rating", rating, RATINGS), ("first", first, FIRST):
             if value is not None and value not in known:
@@ -64,7 +64,7 @@ class Health:
         if safety is not None:
             self.safety[safety] += 1
         self._lean(named["annotator"], self.size(chosen[-1]["content"]), self.size(rejected[-1]["content"]), first)
-        self._compare(record.where, *(_digest(messages) for messages in (chosen, rejected)))
+        self._compare(record.where, *(_digest(messages, kind) for messages in (chosen, rejected)))
 
     def _sizes(self, record: Record, chosen: Sequence[Any], rejected: Sequence[Any]) -> dict[str, float]:
         """What a row of Table 6 adds up: an example is the dialog with one answer, a prompt one user message of it.
@@ -177,8 +177,10 @@ def trend(counts: Sequence[int], sizes: Sequence[int]) -> float | None:
     return slope / math.sqrt(spread) if spread > 0 else None
 
 
-def _digest(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    return xxhash.xxh3_128_digest(orjson.dumps([(message["role"], message["content"]) for message in messages]))
+def _digest(messages: Sequence[Mapping[str, Any]], kind: str | None) -> bytes:
+    """Of what was compared, and by what guidelines: the more helpful answer need not be the safer one (§3.2.1)."""
+    said = [(message["role"], message["content"]) for message in messages]
+    return xxhash.xxh3_128_digest(orjson.dumps([kind, said]))
 
 
 def _named(rows: Mapping[Key, Any]) -> list[tuple[Key, Any]]:

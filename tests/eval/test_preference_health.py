@@ -62,6 +62,11 @@ def test_repeats_and_contradictions_by_brute_force(rows, shuffle):
         assert len(found["duplicate"]["where"]) == min(5, found["duplicate"]["count"])
 
 
+def test_helpful_and_safe_do_not_contradict_one_another():
+    found = report(pair(kind="helpful"), pair("z", "x y", kind="safe"), pair("z", "x y", kind="helpful"))
+    assert (found["contradictory"]["where"], found["duplicate"]["count"]) == (["p:3"], 0)
+
+
 def test_a_prompt_as_text_or_as_messages_is_the_same():
     found = report(pair(), pair(prompt=[{"role": "user", "content": "who is"}]), pair("z", "x y"))
     assert (found["duplicate"]["where"], found["contradictory"]["where"]) == (["p:2"], ["p:3"])
