@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, OnBad, Quiet, Rejects
+from cmds.options import Inputs, OnBad, Quiet, Rejects, Toxicity, ToxicityLabel
 from l2.files.errors import L2Error, UsageError
 
 
@@ -40,23 +40,8 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    toxicity_words: Annotated[
-        str | None,
-        typer.Option(
-            "--toxicity-words",
-            help="Terms, one a line: a document's score is the share of its sentences with one (ours).",
-            show_default=False,
-        ),
-    ] = None,
-    toxicity_model: Annotated[
-        str | None,
-        typer.Option(
-            "--toxicity-model",
-            help="fastText classifier: the score is the mean over the lines (Figure 13, there by a HateBERT).",
-            show_default=False,
-        ),
-    ] = None,
-    toxicity_label: Annotated[str, typer.Option("--toxicity-label", help="Which label of the classifier.")] = "toxic",
+    toxicity: Toxicity = None,
+    toxicity_label: ToxicityLabel = "toxic",
     preferences: Annotated[
         bool,
         typer.Option("--preferences", help="The records are preferences: sizes, ratings, repeats, leanings (§3.2.1)."),
@@ -79,7 +64,7 @@ def audit(
     over batches (Figure 25), pairs that repeat or contradict others, and how often each `annotator` chose the longer
     answer and, where `first` ("chosen" or "rejected") tells which was shown first, the first.
 
-    Example: l2 audit docs.jsonl --toxicity-words words.txt --json audit.json
+    Example: l2 audit docs.jsonl --toxicity words.txt --json audit.json
     """
     from l2.files.ledger import open_ledger
     from l2.text.audit import AuditSettings, audit_documents
@@ -89,7 +74,7 @@ def audit(
         raise UsageError(f"--rejects {rejects}: the report goes there")
     console = Console("audit", quiet)
     if preferences:
-        if descriptors or toxicity_words or toxicity_model or lid_model or jobs > 1:
+        if descriptors or toxicity or lid_model or jobs > 1:
             raise UsageError("--preferences goes with --tokenizer, --json, --on-bad and --rejects alone")
         _tell(*_preferences(files or (), tokenizer, on_bad == "skip", rejects, console), json)
         return
@@ -97,8 +82,7 @@ def audit(
         lid_model=_language_model(lid_model, console) if languages else None,
         lang_threshold=lang_threshold,
         descriptors=descriptors,
-        toxicity_words=toxicity_words,
-        toxicity_model=toxicity_model,
+        toxicity=toxicity,
         toxicity_label=toxicity_label,
         token_counter=partial(_token_counter, tokenizer) if tokenizer is not None else None,
         skip_bad=on_bad == "skip",

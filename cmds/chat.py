@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,8 +30,9 @@ def chat(
 ) -> None:
     """Talk to a model: each line is a turn, the answers are on stdout, Ctrl-D ends. Also works in a pipe.
 
-    /system TEXT sets the system message, /reset forgets what was said, /save FILE appends the dialog to FILE, Ctrl-C
-    ends the answer. Temperature and top-p are Meta's. When the context is full, the oldest turns are forgotten.
+    /system TEXT sets the system message, /reset forgets what was said, /save FILE appends the dialog to FILE. Ctrl-C
+    ends the answer, and twice at the prompt the chat. Temperature and top-p are Meta's. When the context is full, the
+    oldest turns are forgotten.
 
     Example: l2 chat --model runs/chat --system "Answer in one sentence."
     """
@@ -47,7 +48,7 @@ def chat(
         import readline  # noqa: F401  line editing in input()
 
         console.say(f"{model}; a line is a turn; /system TEXT, /reset, /save FILE; Ctrl-D ends")
-    for line in _typed() if person else _piped():
+    for line in _typed(console.say) if person else _piped():
         try:
             if line.startswith("/"):
                 console.say(_command(conversation, line))
@@ -90,14 +91,23 @@ def _command(conversation: Conversation, line: str) -> str:
     raise UsageError(f"{name}: use /system TEXT, /reset or /save FILE")
 
 
-def _typed() -> Iterator[str]:
-    """Lines that a person types; empty ones are passed over."""
+def _typed(say: Callable[[str], None]) -> Iterator[str]:
+    """Lines that a person types; empty ones are passed over. Ctrl-D ends, and so does Ctrl-C twice in a row."""
+    asked = False
     while True:
         try:
             line = input("> ").strip()
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print()
+            if asked:
+                return
+            asked = True
+            say("/save FILE keeps what was said; Ctrl-C again, or Ctrl-D, ends")
+            continue
+        asked = False
         if line:
             yield line
 

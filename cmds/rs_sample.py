@@ -43,7 +43,8 @@ def rs_sample(
     """Sample K answers to each prompt and keep the best: prompt records in, dialogs for `l2 sft` out (paper §3.2.3).
 
     One --rm decides alone. Of two, named helpful and safe, the safe one decides for prompts tagged `safety` and for
-    answers it scores under 0.15, the helpful one otherwise. Answers cut off or empty are never chosen.
+    answers it scores under 0.15, the helpful one otherwise. Answers cut off or empty are never chosen. Rewards are
+    computed in float32 unless --dtype asks for bfloat16.
 
     Example: l2 rs-sample --model runs/sft --rm runs/rm -k 8 < prompts.jsonl | l2 sft --model runs/base --out runs/v1
     """
@@ -59,7 +60,7 @@ def rs_sample(
     check_judges(rm_directories(rm))
     console = Console("rs-sample", quiet)
     policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
-    rewards = open_rewards(rm, device, tokenizer)
+    rewards = open_rewards(rm, device, tokenizer, dtype)
     records = read_prompts([*(files or ()), *(prompts or ())])
     rows = encode_prompts(records, tokenizer)
     older = make_pool(read_records(pool), records) if pool else {}

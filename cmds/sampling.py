@@ -25,6 +25,9 @@ BatchSize = Annotated[
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 on a GPU, exact float32 on a CPU.")
 ]
+RmDtype = Annotated[
+    str, typer.Option("--dtype", help="auto, float32 or bfloat16 for the rewards. auto: exact float32.")
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompts", help="Prompts as JSONL; none or - is stdin.", show_default=False),
@@ -92,18 +95,24 @@ def rm_directories(given: Sequence[str] | None) -> dict[str, str]:
     return directories
 
 
-def open_rewards(given: Sequence[str] | None, device: str, tokenizer: Tokenizer) -> dict[str, ScalarModel]:
-    """{name: reward model} of --rm options, in fp32 (see `rm_directories`).
+def open_rewards(
+    given: Sequence[str] | None, device: str, tokenizer: Tokenizer, dtype: str = "float32"
+) -> dict[str, ScalarModel]:
+    """{name: reward model} of --rm options (see `rm_directories`). dtype auto: exact fp32, also on a GPU.
 
     Raises UsageError for a reward model of another tokenizer than `tokenizer`.
     """
     from l2.model.checkpoint import load_reward_model
-    from l2.model.device import pick_device
+    from l2.model.device import keep_memory, pick_device, pick_dtype, use_all_cores
     from l2.tokens.tokenizer import load_tokenizer
 
+    keep_memory()
+    use_all_cores()
+    where = pick_device(device)
+    kind = pick_dtype("float32" if dtype == "auto" else dtype, where)
     models: dict[str, ScalarModel] = {}
     for name, directory in rm_directories(given).items():
-        models[name] = load_reward_model(directory, device=pick_device(device))
+        models[name] = load_reward_model(directory, dtype=kind, device=where)
         if load_tokenizer(directory).sha256 != tokenizer.sha256:
             raise UsageError(f"--rm {directory} has another tokenizer than the model")
     return models

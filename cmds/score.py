@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmds.console import Console
 from cmds.options import Device, Inputs, Output, Quiet
-from cmds.sampling import BatchSize, Rm
+from cmds.sampling import BatchSize, Rm, RmDtype
 from l2.files.errors import UsageError
 
 
@@ -14,6 +14,7 @@ def score(
     output: Output = "-",
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    dtype: RmDtype = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Add reward-model scores to samples or dialogs: the same records with rewards {name: raw score}.
@@ -33,7 +34,7 @@ def score(
         raise UsageError("give a reward model: --rm NAME=DIR")
     console = Console("score", quiet)
     tokenizer = load_tokenizer(next(iter(directories.values())))
-    models = open_rewards(rm, device, tokenizer)
+    models = open_rewards(rm, device, tokenizer, dtype)
     records = read_records(files or ())
     with open_writer(output) as writer, console.progress("scores") as progress:
         for record in add_rewards(models, tokenizer, records, batch_size=batch_size, on_progress=progress):

@@ -5,6 +5,8 @@
 # bash shell/bench.sh train [contenders] [--shapes 8M] [--peer 'litgpt=VENV/bin/python bench.py {shape}']
 # bash shell/bench.sh corpus documents.jsonl runs/dedup --megabytes 210  # real text, 10 MB or more: the quickstart's
 # bash shell/bench.sh dedup runs/dedup --peer 'rensa=VENV/bin/python tests/bench/dedup_peers.py rensa {docs} {kept}'
+# bash shell/bench.sh filter --docs docs.jsonl \
+#     --peer 'datatrove=PYTHON tests/bench/datatrove_filter.py {docs} {most} all'  # PYTHON has datatrove and spacy
 # bash shell/bench.sh tokenization runs/dedup/docs.jsonl --tokenizer tokenizer.model
 set -euo pipefail
 cd "$(dirname "$0")/.."

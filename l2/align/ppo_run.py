@@ -17,11 +17,10 @@ from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Sampling, prompt_key
 from l2.model.checkpoint import (
-    WEIGHTS,
     AnyModel,
     load_language_model,
     load_reward_model,
-    read_tensors,
+    read_weights,
     save_model,
     scalar_from,
 )
@@ -222,7 +221,7 @@ def _resume(run: Run, ppo: Ppo) -> tuple[State, Log]:
     learner = ppo.learner
     places = ((learner.policy, path, "policy"), (learner.value, path / VALUE, VALUE))
     for (model, where, name), optimizer in zip(places, learner.optimizers, strict=True):
-        weights = read_tensors(where / WEIGHTS, device=model.device)
+        weights = read_weights(where, device=model.device)
         model.load_state_dict(weights, strict=not model.config.tie_embeddings)
         own = {key.removeprefix(f"{name}:"): value for key, value in tensors.items() if key.startswith(f"{name}:")}
         load_optimizer(optimizer, model, own)

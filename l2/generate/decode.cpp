@@ -1,14 +1,17 @@
-// Decoding one token a row on a CPU: the parts at which torch is slow. kernels.py compiles and calls them.
+// What reading and writing on a CPU need beside products of matrices, at which torch is slow. kernels.py compiles and
+// calls it.
 //
 // - `norm`: torch makes six small operations of it.
-// - `attend`: one query against hundreds of keys, a few queries sharing each key, suits no matrix product. Here a thread
-//   takes one key/value head of one row, turns the new key and the queries by their angles (Su et al. 2021), writes key
-//   and value into the cache and reads each cached number once for all queries that share it.
+// - `attend`: tokens of any number of rows, of any lengths, without padding. One query against hundreds of keys, a few
+//   queries sharing each key, suits no matrix product; here a few queries at a time read each cached number once.
 // - `step_row`: the whole model for a single row, where every product is one walk through a weight matrix and calling
 //   torch for each would take longer than the walk.
+// - `draw`: a token for each row, where torch walks through the distribution six times.
 //
+// Each row's numbers are summed in an order that does not depend on the other rows.
 // Compiled for one shape: SCALAR (float or bf16), HEAD_DIM, GROUP (query heads that share a key/value head).
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -36,16 +39,16 @@ struct bf16 {
 constexpr int C = HEAD_DIM, G = GROUP;
 static_assert(C % 2 == 0);
 
-// e^x for x <= 0, to 2e-6 of itself; the library's is called for one number at a time. NaN stays NaN.
-// x = n ln 2 + t with |t| <= ln 2 / 2, then the Taylor series of e^t times 2^n.
-static inline float exponential(float x) {
-    x = x < -87 ? -87 : x;
+// e^x for x <= 0, to 2e-6 of itself, and 0 where that is under the least float; the library's is called for one number
+// at a time. NaN stays NaN. x = n ln 2 + t with |t| <= ln 2 / 2, then the Taylor series of e^t times 2^n.
+static inline float exponential(float given) {
+    float x = given < -87 ? -87 : given;
     float n = std::rint((x == x ? x : 0) * 1.44269504f), t = x - n * 0.693147181f;
     float series = 1 + t * (1 + t * (1 / 2.f + t * (1 / 6.f + t * (1 / 24.f + t * (1 / 120.f + t * (1 / 720.f))))));
     std::uint32_t bits = std::uint32_t(std::int32_t(n) + 127) << 23;
     float power;
     std::memcpy(&power, &bits, 4);
-    return series * power;
+    return given < -87 ? 0 : series * power;
 }
 
 // x / (1 + e^-x), of which e^-|x| is all that is needed
@@ -65,117 +68,381 @@ static void rotate(const X* x, const float* cos, const float* sin, float scale, 
 }
 
 template <typename X>
-static void norm_rows(const X* x, const SCALAR* weight, X* out, int64_t rows, int64_t dim, float eps) {
-    for (int64_t row = 0; row < rows; row++, x += dim, out += dim) {
-        float squares = 0;
-        for (int64_t i = 0; i < dim; i++) squares += float(x[i]) * float(x[i]);
-        float scale = 1 / std::sqrt(squares / dim + eps);
-        for (int64_t i = 0; i < dim; i++) out[i] = float(x[i]) * scale * float(weight[i]);
+static void norm_row(const X* x, const SCALAR* weight, X* out, int64_t dim, float eps) {
+    float squares = 0;
+    for (int64_t i = 0; i < dim; i++) squares += float(x[i]) * float(x[i]);
+    float scale = 1 / std::sqrt(squares / dim + eps);
+    for (int64_t i = 0; i < dim; i++) out[i] = float(x[i]) * scale * float(weight[i]);
+}
+
+// Keys are kept in pages of so many tokens, [C, PAGE] each, so that one load gives a channel of all of them; values as
+// [PAGE, C].
+constexpr int PAGE = 16, AHEAD = 4;  // pages ahead that are asked of the memory
+constexpr int PART = C % 16 == 0 ? 16 : C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : 2;  // channels of a value at once
+
+typedef float Slots __attribute__((vector_size(PAGE * 4)));
+typedef std::int32_t Places __attribute__((vector_size(PAGE * 4)));
+typedef float Part __attribute__((vector_size(PART * 4)));
+
+template <typename Floats>
+static inline Floats load(const float* from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+
+template <typename Floats>
+static inline Floats load(const bf16* from) {
+    constexpr int N = sizeof(Floats) / 4;
+    Floats values;
+    std::uint16_t halves[N];
+    std::uint32_t words[N];
+    std::memcpy(halves, from, sizeof halves);
+    for (int i = 0; i < N; i++) words[i] = std::uint32_t(halves[i]) << 16;
+    std::memcpy(&values, words, sizeof words);
+    return values;
+}
+
+// Tokens that follow one another. kernels.py: SPAN.
+struct Span {
+    int64_t first, count;   // where they stand among all tokens, and how many they are
+    int64_t asked;          // of how many, the last ones, the attention is asked for
+    int64_t held;           // tokens of this span that its pages hold already
+    int64_t parent;         // the span that they go on from, all of it, an earlier one; or -1
+    int64_t place, stride;  // the page at which its first head begins, and pages from head to head
+};
+
+// What the pages of one head of a span hold.
+struct Segment {
+    const SCALAR *keys, *values;
+    int64_t count;
+};
+
+static int64_t before(const Span* spans, const Span& span) {
+    int64_t count = 0;
+    for (int64_t up = span.parent; up >= 0; up = spans[up].parent) count += spans[up].held + spans[up].count;
+    return count;
+}
+
+static Segment segment(const Span& span, int64_t head, const SCALAR* k, const SCALAR* v) {
+    const int64_t from = (span.place + head * span.stride) * PAGE * C;
+    return {k + from, v + from, span.held + span.count};
+}
+
+constexpr int parts_at_once(int queries) {  // as many as fit into the registers
+    int most = queries < 16 ? 16 / queries : 1;
+    while (C / PART % most) most--;
+    return most;
+}
+
+// Attention of Q queries, q [Q, C] scaled and turned, that see all of each segment but the last, and `seen` tokens of
+// that; to out, one pointer a query. weights: room for Q times all slots of all pages.
+template <int Q, typename X>
+static void look(const float (*q)[C], const int64_t* seen, const std::vector<Segment>& segments, float* weights,
+                 X* const* out) {
+    Slots most[Q];
+    Places places;
+    int64_t slots = 0, longest = 0;
+    for (const Segment& each : segments) slots += (each.count + PAGE - 1) / PAGE * PAGE;
+    for (int i = 0; i < PAGE; i++) places[i] = i;
+    const float least = -std::numeric_limits<float>::infinity();
+    for (int j = 0; j < Q; j++) {
+        most[j] = least - Slots{};
+        longest = std::max(longest, seen[j]);
+    }
+
+    float* weight = weights;
+    for (const Segment& each : segments) {
+        const bool last = &each == &segments.back();
+        for (int64_t slot = 0; slot < (last ? longest : each.count); slot += PAGE, weight += PAGE) {
+            const SCALAR* keys = each.keys + slot * C;
+            Slots scores[Q] = {};
+            for (int i = 0; i < C; i++) {
+                __builtin_prefetch(keys + (AHEAD * C + i) * PAGE);  // streams are too short for the processor to foresee
+                __builtin_prefetch(each.values + slot * C + i * PAGE);
+                const Slots key = load<Slots>(keys + i * PAGE);
+                for (int j = 0; j < Q; j++) scores[j] += q[j][i] * key;
+            }
+            for (int j = 0; j < Q; j++) {
+                const int64_t left = (last ? seen[j] : each.count) - slot;
+                if (left < PAGE) scores[j] = places < std::int32_t(left) ? scores[j] : least - Slots{};
+                most[j] = scores[j] > most[j] ? scores[j] : most[j];
+                std::memcpy(weight + j * slots, &scores[j], sizeof scores[j]);
+            }
+        }
+    }
+    const int64_t used = weight - weights;
+
+    float sum[Q];
+    for (int j = 0; j < Q; j++) {
+        float highest = least, total = 0;
+        for (int i = 0; i < PAGE; i++) highest = most[j][i] > highest ? most[j][i] : highest;
+        for (int64_t slot = 0; slot < used; slot++) {
+            float& one = weights[j * slots + slot];
+            one = exponential(one - highest);
+            total += one;
+        }
+        sum[j] = total;
+    }
+
+    constexpr int PARTS = parts_at_once(Q);
+    for (int channel = 0; channel < C; channel += PARTS * PART) {
+        Part mixed[Q][PARTS] = {};
+        weight = weights;
+        for (const Segment& each : segments) {
+            const int64_t count = &each == &segments.back() ? longest : each.count;
+            for (int64_t slot = 0; slot < count; slot++)
+                for (int part = 0; part < PARTS; part++) {
+                    const Part value = load<Part>(each.values + slot * C + channel + part * PART);
+                    for (int j = 0; j < Q; j++) mixed[j][part] += weight[j * slots + slot] * value;
+                }
+            weight += (count + PAGE - 1) / PAGE * PAGE;
+        }
+        for (int j = 0; j < Q; j++)
+            for (int i = 0; i < PARTS * PART; i++) out[j][channel + i] = mixed[j][i / PART][i % PART] / sum[j];
     }
 }
 
-// qkv [rows, (heads + 2 kv_heads) · C]; cos, sin [positions, C / 2]; k, v [.., kv_heads, slots, C], where row r holds
-// lengths[r] tokens before the call and one more after it; out [rows, heads · C].
+// The keys and values of `count` new tokens of a row, turned by their angles, into its pages.
 template <typename X>
-static void attend_rows(const X* qkv, const float* cos, const float* sin, SCALAR* k, SCALAR* v, const int64_t* lengths,
-                        X* out, int64_t rows, int64_t kv_heads, int64_t slots, int threads) {
-    const int64_t heads = kv_heads * G;
-    const float scale = 1 / std::sqrt(float(C));
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<float> weights(slots * G);
-#pragma omp for schedule(static)
-        for (int64_t unit = 0; unit < rows * kv_heads; unit++) {
-            const int64_t row = unit / kv_heads, head = unit % kv_heads, last = lengths[row];
-            const float *cosines = cos + last * (C / 2), *sines = sin + last * (C / 2);
-            const X* query = qkv + row * (heads + 2 * kv_heads) * C + head * G * C;
-            const X* key = qkv + (row * (heads + 2 * kv_heads) + heads + head) * C;
-            SCALAR *keys = k + unit * slots * C, *values = v + unit * slots * C;
-            rotate(key, cosines, sines, 1, keys + last * C);
-            for (int i = 0; i < C; i++) values[last * C + i] = float(key[kv_heads * C + i]);
+static void keep(const X* key, const X* value, int64_t narrow, const float* cos, const float* sin, int64_t position,
+                 int64_t slot, int64_t count, SCALAR* keys, SCALAR* values) {
+    for (int64_t t = 0; t < count; t++, slot++, position++, key += narrow, value += narrow) {
+        float turned[C];
+        rotate(key, cos + position * (C / 2), sin + position * (C / 2), 1, turned);
+        SCALAR* page = keys + slot / PAGE * PAGE * C + slot % PAGE;
+        for (int i = 0; i < C; i++) page[i * PAGE] = turned[i];
+        for (int i = 0; i < C; i++) values[slot * C + i] = float(value[i]);
+    }
+}
 
-            float q[G][C], most[G], sum[G] = {}, mixed[G][C] = {};
-            for (int g = 0; g < G; g++) {
-                rotate(query + g * C, cosines, sines, scale, q[g]);
-                most[g] = -std::numeric_limits<float>::infinity();
+// q [tokens, heads · C], k and v [tokens, kv_heads · C], `wide` and `narrow` numbers from token to token; cos, sin
+// [positions, C / 2]; out [tokens, heads · C], of which the tokens that are asked for are written. To be called by all
+// threads of a team.
+template <typename X>
+static void attend_spans(const X* q, const X* k, const X* v, int64_t wide, int64_t narrow, const float* cos,
+                         const float* sin, SCALAR* keys, SCALAR* values, const Span* spans, int64_t n_spans, X* out,
+                         int64_t kv_heads) {
+#pragma omp for schedule(static)
+    for (int64_t unit = 0; unit < n_spans * kv_heads; unit++) {
+        const Span& span = spans[unit / kv_heads];
+        const int64_t head = unit % kv_heads, from = (span.place + head * span.stride) * PAGE * C;
+        keep(k + span.first * narrow + head * C, v + span.first * narrow + head * C, narrow, cos, sin,
+             before(spans, span) + span.held, span.held, span.count, keys + from, values + from);
+    }
+
+    const float scale = 1 / std::sqrt(float(C));
+    std::vector<float> weights;
+    std::vector<Segment> segments;
+#pragma omp for schedule(dynamic)
+    for (int64_t unit = 0; unit < n_spans * kv_heads; unit++) {
+        const Span& span = spans[unit / kv_heads];
+        const int64_t head = unit % kv_heads, start = before(spans, span) + span.held;
+        int64_t slots = 0;
+        segments.clear();
+        for (const Span* up = &span; up; up = up->parent >= 0 ? spans + up->parent : nullptr) {
+            segments.push_back(segment(*up, head, keys, values));
+            slots += (segments.back().count + PAGE - 1) / PAGE * PAGE;
+        }
+        std::reverse(segments.begin(), segments.end());
+        constexpr int MOST = 8;
+        weights.resize(MOST * slots);
+        float turned[MOST][C];
+        int64_t seen[MOST];
+        X* to[MOST];
+        const int64_t end = span.count * G;
+        for (int64_t query = (span.count - span.asked) * G; query < end;) {
+            const int64_t left = end - query;
+            const int count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            for (int j = 0; j < count; j++, query++) {
+                const int64_t t = query / G, token = span.first + t, at = (head * G + query % G) * C;
+                rotate(q + token * wide + at, cos + (start + t) * (C / 2), sin + (start + t) * (C / 2), scale, turned[j]);
+                seen[j] = span.held + t + 1;
+                to[j] = out + token * kv_heads * G * C + at;
             }
-            for (int64_t slot = 0; slot <= last; slot++) {
-                float wide[C];
-                for (int i = 0; i < C; i++) wide[i] = keys[slot * C + i];
-                for (int g = 0; g < G; g++) {
-                    float score = 0;
-                    for (int i = 0; i < C; i++) score += q[g][i] * wide[i];
-                    weights[g * slots + slot] = score;
-                    most[g] = score > most[g] ? score : most[g];
-                }
-            }
-            for (int g = 0; g < G; g++) {
-                float total = 0, *weight = &weights[g * slots];
-                for (int64_t slot = 0; slot <= last; slot++) {
-                    weight[slot] = exponential(weight[slot] - most[g]);
-                    total += weight[slot];
-                }
-                sum[g] = total;
-            }
-            for (int64_t slot = 0; slot <= last; slot++) {
-                float wide[C];
-                for (int i = 0; i < C; i++) wide[i] = values[slot * C + i];
-                for (int g = 0; g < G; g++)
-                    for (int i = 0; i < C; i++) mixed[g][i] += weights[g * slots + slot] * wide[i];
-            }
-            for (int g = 0; g < G; g++)
-                for (int i = 0; i < C; i++) out[((row * kv_heads + head) * G + g) * C + i] = mixed[g][i] / sum[g];
+            if (count == 8) look<8>(turned, seen, segments, weights.data(), to);
+            else if (count == 4) look<4>(turned, seen, segments, weights.data(), to);
+            else if (count == 2) look<2>(turned, seen, segments, weights.data(), to);
+            else look<1>(turned, seen, segments, weights.data(), to);
         }
     }
 }
 
-// out[o] = x · weight[o], added to what is there if `add`
-static void product(const SCALAR* weight, const float* x, float* out, int64_t inputs, int64_t outputs, bool add,
-                    int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t o = 0; o < outputs; o++) {
-        float sum = 0;
-        for (int64_t i = 0; i < inputs; i++) sum += x[i] * float(weight[o * inputs + i]);
-        out[o] = add ? out[o] + sum : sum;
-    }
+static inline float dot(const SCALAR* weight, const float* x, int64_t count) {
+    float sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += x[i] * float(weight[i]);
+    return sum;
 }
 
-extern "C" void norm(const SCALAR* x, const SCALAR* weight, SCALAR* out, int64_t rows, int64_t dim, float eps) {
-    norm_rows(x, weight, out, rows, dim, eps);
+extern "C" void norm(const SCALAR* x, const SCALAR* weight, SCALAR* out, int64_t rows, int64_t dim, float eps,
+                     int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows > 32)
+    for (int64_t row = 0; row < rows; row++) norm_row(x + row * dim, weight, out + row * dim, dim, eps);
 }
 
-extern "C" void attend(const SCALAR* qkv, const float* cos, const float* sin, SCALAR* k, SCALAR* v,
-                       const int64_t* lengths, SCALAR* out, int64_t rows, int64_t kv_heads, int64_t slots,
-                       int threads) {
-    attend_rows(qkv, cos, sin, k, v, lengths, out, rows, kv_heads, slots, threads);
+extern "C" void attend(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
+                       SCALAR* keys, SCALAR* values, const Span* spans, SCALAR* out, int64_t wide, int64_t narrow,
+                       int64_t n_spans, int64_t kv_heads, int threads) {
+#pragma omp parallel num_threads(threads)
+    attend_spans(q, k, v, wide, narrow, cos, sin, keys, values, spans, n_spans, out, kv_heads);
 }
 
-// The weights of a layer as [outputs, inputs], and where its keys and values stand, [kv_heads, slots, C] for the row.
+// The weights of a layer as [outputs, inputs], and the pages of its keys and values.
 struct Layer {
     const SCALAR *norm, *q, *k, *v, *out, *mlp_norm, *gate, *up, *down;
     SCALAR *keys, *values;
 };
 
-// Writes a token at position `length`; x [dim] is its embedding and is overwritten, logits [vocab].
-extern "C" void step_row(const Layer* layers, const SCALAR* last_norm, const SCALAR* head, const float* cos,
-                         const float* sin, float* x, float* logits, int64_t length, int64_t n_layers, int64_t dim,
-                         int64_t kv_heads, int64_t ffn, int64_t vocab, int64_t slots, float eps, int threads) {
+// Writes `token` at position `length` of the first row of a cache of `pages` pages a row and head; logits [vocab].
+extern "C" void step_row(const Layer* layers, const SCALAR* embedding, const SCALAR* last_norm, const SCALAR* head,
+                         const float* cos, const float* sin, float* logits, int64_t token, int64_t length,
+                         int64_t n_layers, int64_t dim, int64_t kv_heads, int64_t ffn, int64_t vocab, int64_t pages,
+                         float eps, int threads) {
     const int64_t wide = kv_heads * G * C, narrow = kv_heads * C;
-    std::vector<float> h(dim), qkv(wide + 2 * narrow), mixed(wide), gate(ffn), up(ffn);
-    for (const Layer* layer = layers; layer < layers + n_layers; layer++) {
-        norm_rows(x, layer->norm, h.data(), 1, dim, eps);
-        product(layer->q, h.data(), qkv.data(), dim, wide, false, threads);
-        product(layer->k, h.data(), qkv.data() + wide, dim, narrow, false, threads);
-        product(layer->v, h.data(), qkv.data() + wide + narrow, dim, narrow, false, threads);
-        attend_rows(qkv.data(), cos, sin, layer->keys, layer->values, &length, mixed.data(), 1, kv_heads, slots,
-                    threads);
-        product(layer->out, mixed.data(), x, wide, dim, true, threads);
-        norm_rows(x, layer->mlp_norm, h.data(), 1, dim, eps);
-        product(layer->gate, h.data(), gate.data(), dim, ffn, false, threads);
-        product(layer->up, h.data(), up.data(), dim, ffn, false, threads);
-        for (int64_t i = 0; i < ffn; i++) up[i] *= silu(gate[i]);
-        product(layer->down, up.data(), x, ffn, dim, true, threads);
+    const Span span = {0, 1, 1, length, -1, 0, pages};
+    std::vector<float> x(dim), qkv(wide + 2 * narrow), mixed(wide), inner(ffn);
+    for (int64_t i = 0; i < dim; i++) x[i] = embedding[token * dim + i];
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> h(dim);  // each thread has its own: to wait for it would take longer than to compute it
+        for (const Layer* layer = layers; layer < layers + n_layers; layer++) {
+            norm_row(x.data(), layer->norm, h.data(), dim, eps);
+#pragma omp for schedule(static)
+            for (int64_t o = 0; o < wide + 2 * narrow; o++) {
+                const SCALAR* weight = o < wide            ? layer->q + o * dim
+                                       : o < wide + narrow ? layer->k + (o - wide) * dim
+                                                           : layer->v + (o - wide - narrow) * dim;
+                qkv[o] = dot(weight, h.data(), dim);
+            }
+            attend_spans(qkv.data(), qkv.data() + wide, qkv.data() + wide + narrow, wide, narrow, cos, sin,
+                         layer->keys, layer->values, &span, 1, mixed.data(), kv_heads);
+#pragma omp for schedule(static)
+            for (int64_t o = 0; o < dim; o++) x[o] += dot(layer->out + o * wide, mixed.data(), wide);
+            norm_row(x.data(), layer->mlp_norm, h.data(), dim, eps);
+#pragma omp for schedule(static)
+            for (int64_t o = 0; o < ffn; o++)
+                inner[o] = silu(dot(layer->gate + o * dim, h.data(), dim)) * dot(layer->up + o * dim, h.data(), dim);
+#pragma omp for schedule(static)
+            for (int64_t o = 0; o < dim; o++) x[o] += dot(layer->down + o * ffn, inner.data(), ffn);
+        }
+        norm_row(x.data(), last_norm, h.data(), dim, eps);
+#pragma omp for schedule(static)
+        for (int64_t o = 0; o < vocab; o++) logits[o] = dot(head + o * dim, h.data(), dim);
     }
-    norm_rows(x, last_norm, h.data(), 1, dim, eps);
-    product(head, h.data(), logits, dim, vocab, false, threads);
+}
+
+static inline std::uint64_t mix(std::uint64_t x) {  // the finalizer of splitmix64 (Steele et al. 2014)
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+// engine.py: uniform
+static double uniform(std::uint64_t seed, std::uint64_t key, std::uint64_t sample, std::uint64_t position) {
+    std::uint64_t state = seed;
+    for (std::uint64_t part : {key, sample, position}) state = mix(state + 0x9E3779B97F4A7C15u) ^ part;
+    return double(mix(state + 0x9E3779B97F4A7C15u) >> 11) * 0x1p-53;
+}
+
+// engine.py: nucleus. The least of `p`, all from 0 to 1, that stays, where strictly likelier ones hold at most `most`.
+// Numbers are told apart by their first bits at first; only those about the border need sorting.
+static float border(const float* p, int64_t count, double most) {
+    auto bucket = [](float x) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &x, 4);
+        return bits >> 19;
+    };
+    std::vector<double> masses(bucket(1) + 1);
+    for (int64_t i = 0; i < count; i++) masses[bucket(p[i])] += p[i];
+    double likelier = 0;
+    std::uint32_t here = bucket(1);
+    while (here > 0 && likelier + masses[here] <= most) likelier += masses[here--];
+    std::vector<float> near;
+    for (int64_t i = 0; i < count; i++)
+        if (bucket(p[i]) == here) near.push_back(p[i]);
+    std::sort(near.begin(), near.end(), std::greater<float>());
+    float least = 2;  // all in this bucket are cut
+    for (float each : near) {
+        if (likelier > most) break;
+        least = each, likelier += each;
+    }
+    return least;
+}
+
+struct Sampling {
+    double temperature, top_p, penalty;
+    int64_t top_k;
+    std::uint64_t seed;
+};
+
+// engine.py: draw, by inverting the cumulative distribution of one row; p, [vocab], is overwritten.
+static int64_t draw_row(float* p, int64_t vocab, const Sampling& how, double u, float* logprob) {
+    float least = -std::numeric_limits<float>::infinity(), most = least;
+    if (how.top_k && how.top_k < vocab) {
+        std::vector<float> sorted(p, p + vocab);
+        std::nth_element(sorted.begin(), sorted.begin() + how.top_k - 1, sorted.end(), std::greater<float>());
+        least = sorted[how.top_k - 1];
+    }
+    for (int64_t i = 0; i < vocab; i++) most = p[i] > most ? p[i] : most;
+    const bool greedy = how.temperature == 0;
+    const int64_t likeliest = std::find(p, p + vocab, most) - p;
+    const float temperature = greedy ? 1 : float(how.temperature);
+    double mass = 0;
+    for (int64_t i = 0; i < vocab; i++) {
+        p[i] = p[i] < least ? 0 : exponential((p[i] - most) / temperature);
+        mass += p[i];
+    }
+    if (greedy) {
+        *logprob = float(-std::log(mass));
+        return std::min(likeliest, vocab - 1);
+    }
+    if (how.top_p < 1 && mass == mass) {
+        const float kept = std::min(border(p, vocab, how.top_p * mass), 1.f);  // the likeliest, which is 1, stays
+        mass = 0;
+        for (int64_t i = 0; i < vocab; i++) mass += p[i] = p[i] < kept ? 0 : p[i];
+    }
+    constexpr int64_t BLOCK = 64;  // skipped at once
+    const double target = u * mass;
+    double passed = 0;
+    int64_t token = vocab - 1;
+    for (int64_t start = 0; start < vocab; start += BLOCK) {
+        const int64_t end = std::min(start + BLOCK, vocab);
+        double sum = 0;
+        for (int64_t i = start; i < end; i++) sum += p[i];
+        if (passed + sum <= target) {
+            passed += sum;
+            continue;
+        }
+        for (int64_t i = start; i < end; i++)
+            if (p[i] > 0) {
+                token = i;
+                if ((passed += p[i]) > target) goto found;
+            }
+    }
+found:
+    *logprob = float(std::log(double(p[token]) / mass));
+    return token;
+}
+
+// One token for each row and the log-probability it was drawn with; seen [rows, vocab], of tokens that are made less
+// likely, or null; a drawn token is seen. The uniform numbers are those of (seed, key, sample, position).
+extern "C" void draw(const float* logits, bool* seen, const std::uint64_t* keys, const int64_t* samples,
+                     const int64_t* positions, int64_t* tokens, float* logprobs, int64_t rows, int64_t vocab,
+                     int64_t top_k, std::uint64_t seed, double temperature, double top_p, double penalty, int threads) {
+    const Sampling how = {temperature, top_p, penalty, top_k, seed};
+#pragma omp parallel num_threads(threads) if (rows > 1)
+    {
+        std::vector<float> p(vocab);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            std::copy(logits + row * vocab, logits + (row + 1) * vocab, p.begin());
+            bool* said = seen ? seen + row * vocab : nullptr;
+            if (said)
+                for (int64_t i = 0; i < vocab; i++)
+                    if (said[i]) p[i] = p[i] > 0 ? p[i] / float(penalty) : p[i] * float(penalty);
+            const double u = uniform(seed, keys[row], samples[row], positions[row]);
+            tokens[row] = draw_row(p.data(), vocab, how, u, &logprobs[row]);
+            if (said) said[tokens[row]] = true;
+        }
+    }
 }

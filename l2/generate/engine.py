@@ -140,9 +140,8 @@ class _Rows:
     def __init__(self, decoder: Decoder, size: int, vocab: int, penalised: bool) -> None:
         device = decoder.model.device
         self.decoder, self.size, self.n = decoder, size, 0
-        self.prompts, self.samples, self.written = (np.zeros(size, dtype=np.int64) for _ in range(3))
+        self.prompts, self.samples, self.written, self.lengths = (np.zeros(size, dtype=np.int64) for _ in range(4))
         self.keys = np.zeros(size, dtype=np.uint64)
-        self.lengths = torch.zeros(size, dtype=torch.long, device=device)
         self.logits = torch.zeros(size, vocab, device=device)
         self.seen = torch.zeros(size, vocab, dtype=torch.bool, device=device) if penalised else None
 
@@ -151,7 +150,7 @@ class _Rows:
         which, first = waiting.prompts[row], waiting.next[row]
         count = min(k - first, self.size - self.n)
         to = slice(self.n, self.n + count)
-        self.decoder.fill(self.n, waiting.cache, torch.full((count,), row, device=self.lengths.device))
+        self.decoder.fill(self.n, count, waiting.cache, row)
         self.prompts[to], self.samples[to], self.written[to] = which, np.arange(first, first + count), 0
         self.keys[to], self.lengths[to], self.logits[to] = key, len(prompt), waiting.logits_BV[row]
         if self.seen is not None:
@@ -162,40 +161,42 @@ class _Rows:
 
     def draw(self, sampling: Sampling) -> tuple[list[int], list[float]]:
         """One token for each row and the log-probability it was drawn with."""
-        n, logits = self.n, self.logits[: self.n]
-        if self.seen is not None:
-            logits = penalise(logits, self.seen[:n], sampling.repetition_penalty)
-        u = torch.from_numpy(uniform(sampling.seed, self.keys[:n], self.samples[:n], self.written[:n]))
+        n, logits, kernels = self.n, self.logits[: self.n], self.decoder.kernels
+        seen = None if self.seen is None else self.seen[:n]
+        where = self.keys[:n], self.samples[:n], self.written[:n]
+        if kernels:
+            how = sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty
+            drawn, chances = kernels.draw(logits, seen, where, sampling.seed, how)
+            self.written[:n] += 1
+            return drawn.tolist(), chances.tolist()
+        if seen is not None:
+            logits = penalise(logits, seen, sampling.repetition_penalty)
+        u = torch.from_numpy(uniform(sampling.seed, *where))
         tokens_B, logprobs_B = draw(logits, u, sampling.temperature, sampling.top_p, sampling.top_k)
-        if self.seen is not None:
-            self.seen[torch.arange(n), tokens_B] = True
+        if seen is not None:
+            seen[torch.arange(n), tokens_B] = True
         self.written[:n] += 1
         return tokens_B.tolist(), logprobs_B.tolist()
 
     def leave(self, ended: list[int], tokens: list[int]) -> None:
         """Drop rows: the last of those that go on take their places, in the cache and in `tokens`."""
-        going = self.n - len(ended)
+        going, gone = self.n - len(ended), set(ended)
         targets = [row for row in ended if row < going]
-        gone = set(ended)
         sources = [row for row in range(going, self.n) if row not in gone]
-        if targets:
-            self.decoder.move(sources, targets, int(self.lengths[: self.n].max()))
-            for array in (self.prompts, self.samples, self.written, self.keys):
-                array[targets] = array[sources]
-            self.lengths[targets] = self.lengths[sources]
+        for source, target in zip(sources, targets, strict=True):
+            self.decoder.move(source, target, int(self.lengths[source]))
+            for array in (self.prompts, self.samples, self.written, self.keys, self.lengths):
+                array[target] = array[source]
             if self.seen is not None:
-                self.seen[targets] = self.seen[sources]
-            for source, target in zip(sources, targets, strict=True):
-                tokens[target] = tokens[source]
+                self.seen[target] = self.seen[source]
+            tokens[target] = tokens[source]
         del tokens[going:]
         self.n = going
 
     def step(self, tokens: list[int]) -> None:
         """Write the drawn tokens, which gives the logits of the next."""
-        n = self.n
-        drawn = torch.tensor(tokens, device=self.lengths.device)
-        self.logits[:n] = self.decoder.step(drawn, self.lengths[:n])
-        self.lengths[:n] += 1
+        self.logits[: self.n] = self.decoder.step(tokens, self.lengths[: self.n])
+        self.lengths[: self.n] += 1
 
 
 def rows_for(longest: int, answers: int, batch_size: int, max_batch_tokens: int | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
+from l2.generate.layers import kernels_of
+from l2.generate.reading import common_prefix, read_ends
 from l2.model.transformer import KVCache, LanguageModel, ScalarModel
 
 TOGETHER = 2**15  # tokens read at once, with padding, unless one row alone has more: bounds the memory
@@ -77,13 +78,6 @@ def by_length(
             scores[index] = value
         on_progress(start + len(part), len(order), "")
     return scores
-
-
-def common_prefix(rows: Sequence[tuple[int, ...]]) -> list[int]:
-    """What all rows begin with, up to the last but one token of the shortest."""
-    least, most = min(rows), max(rows)  # where these two agree, so do those between
-    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))]
-    return same[: min(map(len, rows)) - 1]
 
 
 class _Prefixes:
@@ -168,10 +162,19 @@ def last_scores(
     """
     if not all(map(len, rows)):
         raise UsageError("there are no tokens to score")
+    kernels = kernels_of(model)
 
     def score(part: list[int]) -> list[float]:
-        tokens_BT, lengths_B = pad([rows[i] for i in part], model.device)
-        scores: list[float] = model(tokens_BT).gather(1, lengths_B[:, None] - 1).squeeze(1).tolist()
+        texts = [rows[i] for i in part]
+        if kernels:
+            scores_B = model.score(read_ends(model, kernels, texts)).squeeze(1)
+        else:
+            tokens_BT, lengths_B = pad(texts, model.device)
+            scores_B = model(tokens_BT).gather(1, lengths_B[:, None] - 1).squeeze(1)
+        scores: list[float] = scores_B.tolist()
         return scores
 
-    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress)
+    def alike(i: int) -> tuple[int, ...]:
+        return tuple(rows[i]) if kernels else ()
+
+    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress, alike)

@@ -23,6 +23,7 @@ from l2.tokens.tokenizer import Tokenizer, save_tokenizer
 AnyModel = LanguageModel | ScalarModel
 M = TypeVar("M", LanguageModel, ScalarModel)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9  # as Hugging Face cut them
 SCALAR_ARCHITECTURE = "LlamaForSequenceClassification"
 
 
@@ -151,6 +152,16 @@ def read_tensors(
         raise BadInput(str(path), f"a broken safetensors file ({error})", "a whole one") from None
 
 
+def read_weights(
+    directory: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """`read_tensors` of all the weight files of a checkpoint (see `weight_files`)."""
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(directory):
+        tensors |= read_tensors(path, dtype, device)
+    return tensors
+
+
 def load_model(
     directory: str | Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
 ) -> AnyModel:
@@ -160,9 +171,7 @@ def load_model(
     for a missing file and BadInput for a config or weights that do not fit this core.
     """
     config, scalar = load_config(directory)
-    tensors: dict[str, Tensor] = {}
-    for path in weight_files(directory):
-        tensors |= read_tensors(path, dtype, device)
+    tensors = read_weights(directory, dtype, device)
     if scalar:
         return load_weights(ScalarModel, config, tensors, str(directory))
     return load_weights(LanguageModel, config, tensors, str(directory))
@@ -236,12 +245,32 @@ def _whole(weight: Any) -> Tensor:
     return full
 
 
+def shards_of(tensors: dict[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
+    """{file name: its tensors} in their order, of at most `most` bytes each but for a tensor that is larger alone."""
+    parts: list[dict[str, Tensor]] = [{}]
+    room = most
+    for name, tensor in tensors.items():
+        if tensor.nbytes > room and parts[-1]:
+            parts.append({})
+            room = most
+        parts[-1][name] = tensor
+        room -= tensor.nbytes
+    if len(parts) == 1:
+        return {WEIGHTS: parts[0]}
+    return {f"model-{i:05}-of-{len(parts):05}.safetensors": part for i, part in enumerate(parts, 1)}
+
+
 def save_model(
-    model: AnyModel, directory: str | Path, tokenizer: Tokenizer, tensors: dict[str, Tensor] | None = None
+    model: AnyModel,
+    directory: str | Path,
+    tokenizer: Tokenizer,
+    whole: dict[str, Tensor] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint that transformers, vLLM and llama.cpp's converter load. Each file appears whole.
 
-    tensors: `model_tensors(model)`, where they are known already.
+    whole: `model_tensors(model)`, where they are known already. Weights of more than `shard_bytes` are cut into several
+    files, which an index names once all of them are there.
     """
     directory = Path(directory)
     scalar = isinstance(model, ScalarModel)
@@ -251,6 +280,14 @@ def save_model(
     save_tokenizer(tokenizer, directory)
     if not scalar:
         write_atomic(directory / "generation_config.json", orjson.dumps(generation, option=orjson.OPT_INDENT_2))
-    with atomic_file(directory / WEIGHTS) as file:
-        save_file(model_tensors(model) if tensors is None else tensors, file.name, {"format": "pt"})
+    shards = shards_of(model_tensors(model) if whole is None else whole, shard_bytes)
+    for name, tensors in shards.items():
+        with atomic_file(directory / name) as file:
+            save_file(tensors, file.name, {"format": "pt"})
+    if len(shards) > 1:
+        size = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors.values())
+        files = {weight: name for name, tensors in shards.items() for weight in tensors}
+        index = {"metadata": {"total_size": size}, "weight_map": files}
+        write_atomic(directory / INDEX, orjson.dumps(index, option=orjson.OPT_INDENT_2))
+    (directory / (WEIGHTS if len(shards) > 1 else INDEX)).unlink(missing_ok=True)  # of another model saved here before
     write_atomic(directory / "config.json", orjson.dumps(config, option=orjson.OPT_INDENT_2))

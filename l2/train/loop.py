@@ -15,7 +15,7 @@ from torch import Tensor
 from l2.files.errors import L2Error, Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.model.checkpoint import WEIGHTS, AnyModel, model_tensors, read_tensors, save_model
+from l2.model.checkpoint import AnyModel, model_tensors, read_weights, save_model
 from l2.model.config import ModelConfig
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.checkpoints import Log, latest_step, load_step, save_step
@@ -189,7 +189,7 @@ def _resume(run: Run, training: Training) -> None:
     model = training.model
     there = dict(model.named_parameters())
     with torch.no_grad():
-        for name, value in read_tensors(path / WEIGHTS).items():
+        for name, value in read_weights(path).items():
             there[name].copy_(slice_like(value, there[name]))
     load_optimizer(training.optimizer, model, tensors)
     training.step, training.tokens = state["step"], state["tokens"]

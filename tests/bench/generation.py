@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as cmds/app.py sets it
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedModel
@@ -35,6 +36,7 @@ from l2.model.config import ModelConfig
 from l2.model.convert import write_llama2c
 from l2.model.device import keep_memory, use_all_cores
 from l2.model.transformer import LanguageModel, ScalarModel
+from tests.bench import gpu
 
 SMALL = ModelConfig(
     vocab_size=4096, dim=256, n_layers=8, n_heads=8, n_kv_heads=4, head_dim=32, ffn_dim=768, max_seq_len=256
@@ -67,7 +69,7 @@ def table(title: str, rates: Mapping[str, list[float]], unit: str) -> None:
     for name, values in rates.items():
         middle = statistics.median(values)
         ratio = f"{middle / max(theirs):5.2f} x transformers" if theirs else ""
-        print(f"  {name:22} {middle:9,.0f}  [{min(values):,.0f}-{max(values):,.0f}]  {ratio}", flush=True)
+        print(f"  {name:30} {middle:9,.0f}  [{min(values):,.0f}-{max(values):,.0f}]  {ratio}", flush=True)
 
 
 def timed(work: Callable[[], object], tokens: int) -> float:
@@ -137,31 +139,35 @@ def prefill(ours: Models, theirs: Models) -> dict[str, Run]:
 
 
 def best_of(ours: Models, theirs: Models, questions: int = 8, k: int = 8) -> dict[str, Run]:
-    """K samples to each prompt, all scored by a reward model of the policy's size: answers a second."""
+    """K samples to each prompt, all scored by a reward model of the policy's size: answers a second.
+
+    The reward model is in fp32, as `l2 rs-sample` has it, or in bf16 where the policy is, as --dtype bfloat16 has it.
+    """
     given = prompts(ours["fp32"].config, questions)
     reward = scalar_from(ours["fp32"]).eval()
     judge = copied(reward, LlamaForSequenceClassification)
+    rewards = {kind: deepcopy(reward).to(dtype) for kind, dtype in KINDS.items()}
+    judges = {kind: deepcopy(judge).to(dtype) for kind, dtype in KINDS.items()}
 
-    def scored(model: LanguageModel) -> list[float]:
-        return last_scores(reward, ours_sampled(model, given, k), 64)
+    def scored(kind: str, by: str) -> list[float]:
+        return last_scores(rewards[by], ours_sampled(ours[kind], given, k), 64)
 
     @torch.inference_mode()
-    def judged(model: PreTrainedModel) -> list[Tensor]:
-        return [judge(rows) for rows in theirs_sampled(model, given, k)]
+    def judged(kind: str, by: str) -> list[Tensor]:
+        return [judges[by](rows) for rows in theirs_sampled(theirs[kind], given, k)]
 
     runs: dict[str, Run] = {}
-    for kind in KINDS:
-        runs[f"l2 {kind}"] = partial(timed, partial(scored, ours[kind]), questions * k)
-    for kind in KINDS:
-        runs[f"transformers {kind}"] = partial(timed, partial(judged, theirs[kind]), questions * k)
+    for name, work in (("l2", scored), ("transformers", judged)):
+        for kind, by in (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")):
+            runs[f"{name} {kind}, reward {by}"] = partial(timed, partial(work, kind, by), questions * k)
     return runs
 
 
 @torch.inference_mode()
-def steps(decoder: Decoder, tokens_B: Tensor, lengths_B: Tensor, count: int = 8) -> None:
+def steps(decoder: Decoder, tokens: list[int], lengths_B: np.ndarray, count: int = 8) -> None:
     """The same decode step, again and again."""
     for _ in range(count):
-        decoder.step(tokens_B, lengths_B)
+        decoder.step(tokens, lengths_B)
 
 
 def heads(count: int) -> None:
@@ -172,7 +178,7 @@ def heads(count: int) -> None:
         for name, kv_heads in (("MHA", 8), ("GQA", 2), ("MQA", 1)):
             config = replace(LARGER, n_kv_heads=kv_heads, max_seq_len=context + 1)
             decoder = Decoder(new_model(config).bfloat16().eval(), batch, context + 1)
-            work = partial(steps, decoder, torch.full((batch,), 5), torch.full((batch,), context))
+            work = partial(steps, decoder, [5] * batch, np.full(batch, context))
             runs[name] = partial(timed, work, 8 * batch)
         for name, rates in rounds(runs, count).items():
             rate = statistics.median(rates)
@@ -182,7 +188,7 @@ def heads(count: int) -> None:
 def main() -> None:
     """Everything, or the parts named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help="of: decode prefill best-of heads (default: all)")
+    parser.add_argument("parts", nargs="*", help="of: decode prefill best-of heads (default: these), gpu")
     parser.add_argument("--shapes", nargs="+", default=["8M", "30M"], choices=SHAPES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
     parser.add_argument("--rounds", type=int, default=5)
@@ -191,6 +197,8 @@ def main() -> None:
         help="a program timed at batch 1; {model} is llama2.c's file of version 0, the last number printed the rate",
     )  # fmt: skip
     asked = parser.parse_args()
+    if asked.parts == ["gpu"]:
+        return gpu.main(torch.device("cuda"))
     parts = asked.parts or ["decode", "prefill", "best-of", "heads"]
     peers = dict(peer.split("=", 1) for peer in asked.peer)
     keep_memory()

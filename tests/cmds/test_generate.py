@@ -154,6 +154,9 @@ def test_scores_are_those_of_the_tokens_that_were_drawn(l2, chatty, prompts, jud
             expected = float(rm(torch.tensor([row]))[0, -1])
         assert after["rewards"] == {"helpful": pytest.approx(expected, abs=1e-5), "safe": after["rewards"]["helpful"]}
     assert l2("score", *rms, "--quiet", stdin=drawn.read_bytes())[1] == scored.read_text()
+    for before, after in zip(lines(scored), lines(l2("score", *rms, "--dtype", "bfloat16", drawn)[1]), strict=True):
+        for name, exact in before["rewards"].items():
+            assert after["rewards"][name] == pytest.approx(exact, abs=0.05) and after["rewards"][name] != exact
     again = lines(l2("score", scored, "--rm", judge, "--quiet")[1])  # a third one joins the two
     assert all(r["rewards"].keys() == {"helpful", "safe", "reward"} for r in again)
 
@@ -247,6 +250,25 @@ def test_a_person_is_told_and_may_go_on(capfd, tokenizer, tmp_path, monkeypatch)
     status = main(["chat", "--model", str(model), "--temperature", "0", "--max-new-tokens", "8"])
     out, err = capfd.readouterr()
     assert status == 0 and out == "a dog\na dog\n\n" and "the tag <<SYS>>" in err
+
+
+def test_ctrl_c_at_the_prompt_tells_how_to_keep_the_dialog_and_ends_at_the_second(
+    capfd, tokenizer, tmp_path, monkeypatch
+):
+    model, path = saved(saying(tokenizer, "a dog", after="x [/INST]"), tmp_path, tokenizer), tmp_path / "d.jsonl"
+    typed = iter(["who", KeyboardInterrupt, f"/save {path}", KeyboardInterrupt, KeyboardInterrupt, "who ran"])
+
+    def person(prompt: str = "") -> str:
+        if isinstance(line := next(typed), str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", person)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    status = main(["chat", "--model", str(model), "--temperature", "0", "--max-new-tokens", "8"])
+    out, err = capfd.readouterr()
+    assert status == 0 and out == "a dog\n\n\n\n" and err.count("/save FILE keeps what was said") == 2
+    assert len(lines(path.read_text())) == 1 and next(typed) == "who ran"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper
@@ -42,14 +43,15 @@ def test_each_step_has_the_transformers_logits(shape, rows):
         prefilled, logits = decoder.prefill([row[:n].tolist() for row, n in zip(whole, lengths, strict=True)])
         torch.testing.assert_close(logits, expected[torch.arange(rows), lengths - 1], atol=1e-4, rtol=0)
         turned = torch.arange(rows - 1, -1, -1)
-        decoder.fill(0, prefilled, turned)
+        for row in range(rows):
+            decoder.fill(row, 1, prefilled, rows - 1 - row)
         whole, expected, lengths = whole[turned], expected[turned], lengths[turned]
         for step in range(12):
-            logits = decoder.step(whole[torch.arange(rows), lengths], lengths)
+            logits = decoder.step(whole[torch.arange(rows), lengths].tolist(), lengths.numpy())
             torch.testing.assert_close(logits, expected[torch.arange(rows), lengths], atol=1e-4, rtol=0)
             lengths = lengths + 1
             if step == 5 and rows > 1:  # the last row takes the place of the second
-                decoder.move([rows - 1], [1], int(lengths.max()))
+                decoder.move(rows - 1, 1, int(lengths[-1]))
                 keep = torch.tensor([0, rows - 1, *range(2, rows - 1)])
                 whole, expected, lengths, rows = whole[keep], expected[keep], lengths[keep], rows - 1
 
@@ -57,8 +59,10 @@ def test_each_step_has_the_transformers_logits(shape, rows):
 def test_large_weights_are_not_copied(monkeypatch):
     monkeypatch.setattr("l2.generate.decoder.COPIED_BYTES", 0)
     test_each_step_has_the_transformers_logits({"n_kv_heads": 2}, 5)
-    layer = Decoder(lively(), 5, 30).weights.layers[0]
-    assert len(layer.projections) == 3 and all(product.packed is None for product in layer.projections)
+    model = lively()
+    layer, block = Decoder(model, 5, 30).layers[0], model.model.layers[0].self_attn
+    taken = [product.weight.data_ptr() for product in layer.projections]
+    assert taken == [part.weight.data_ptr() for part in (block.q_proj, block.k_proj, block.v_proj)]
 
 
 def test_bfloat16_is_the_transformers_to_its_precision():
@@ -68,9 +72,10 @@ def test_bfloat16_is_the_transformers_to_its_precision():
         expected = model(whole)
         decoder = Decoder(model, 4, 20)
         prefilled, _ = decoder.prefill(whole[:, :8].tolist())
-        decoder.fill(0, prefilled, torch.arange(4))
+        for row in range(4):
+            decoder.fill(row, 1, prefilled, row)
         for at in range(8, 20):
-            logits = decoder.step(whole[:, at], torch.full((4,), at))
+            logits = decoder.step(whole[:, at].tolist(), np.full(4, at))
             assert (logits - expected[:, at]).abs().max() < 0.05 * expected[:, at].abs().max()
 
 

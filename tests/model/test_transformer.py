@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import l2
 from l2.files.errors import BadInput, L2Error
-from l2.model.checkpoint import load_reward_model, new_model, save_model, scalar_from
+from l2.model.checkpoint import load_model, load_reward_model, new_model, save_model, scalar_from, weight_files
 from l2.model.config import config_from_hf
 from l2.model.transformer import KVCache, LanguageModel
 from tests.conftest import small_config
@@ -66,6 +66,23 @@ def test_ours_loads_transformers(kv_heads, tmp_path):
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+def test_large_checkpoints_are_cut_into_files_with_an_index(tokenizer, tmp_path):
+    """transformers reads them; another model saved in the same place leaves nothing of the first behind."""
+    model, small = (new_model(small_config(tokenizer.vocab_size), seed) for seed in (1, 2))
+    save_model(model, tmp_path, tokenizer, shard_bytes=40_000)
+    files = weight_files(tmp_path)
+    assert len(files) > 2 and not (tmp_path / "model.safetensors").exists()
+    largest = max(weight.nbytes for weight in model.state_dict().values())
+    assert all(path.stat().st_size < max(40_000, largest) + 4_000 for path in files)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    for loaded in (theirs, load_model(tmp_path)):
+        assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+    save_model(small, tmp_path, tokenizer)
+    assert torch.equal(load_model(tmp_path).lm_head.weight, small.lm_head.weight)
+    save_model(model, tmp_path, tokenizer, shard_bytes=40_000)
+    assert torch.equal(load_model(tmp_path).lm_head.weight, model.lm_head.weight)
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 4.0}, {"rope_type": "llama3"} | LLAMA3], ids=str)
