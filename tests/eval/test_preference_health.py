@@ -97,8 +97,9 @@ def test_habits_and_drift_are_found():
         best = best if sure else 1 - best
         batch = i % 14
         weights = [4 - batch / 7, 2, 2, 2 + batch / 7]
-        rows.append(pair(texts[best], texts[1 - best], annotator=who, first=("chosen", "rejected")[best], batch=batch)
-                    | {"rating": rng.choices(RATINGS, weights)[0]})  # fmt: skip
+        places = ["chosen", "rejected"] if best == 0 else ["rejected", "chosen"]
+        fields = {"who": who, "shown": places, "batch": batch, "rating": rng.choices(RATINGS, weights)[0]}
+        rows.append(pair(texts[best], texts[1 - best], **fields))
     found = report(*rows)
     leanings = found["annotators"]
     for who, place, length in (("first", 0.9, 0.5), ("long", 0.5, 0.9), ("fair", 0.5, 0.5)):
@@ -123,7 +124,7 @@ def test_safety_shares_are_of_the_labelled():
     ("change", "words"),
     [
         ({"rating": "great"}, "p:1: found rating 'great'; expected one of significantly"),
-        ({"first": "a"}, "p:1: found first 'a'; expected one of chosen, rejected"),
+        ({"shown": ["chosen"]}, "p:1: found shown .'chosen'.; expected"),
         ({"batch": 1.5}, "'batch' of type float"),
         ({"chosen": 3}, "'chosen' of type int"),
         ({"prompt": []}, "expected a list of"),
