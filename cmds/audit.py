@@ -60,8 +60,8 @@ def audit(
     is found it says so, and counts in all documents. Documents stream; nothing is changed.
 
     With --preferences: comparisons, turns and lengths by `source` and `batch` (Tables 6, 26), ratings and their drift
-    over batches (Figure 25), pairs that repeat or contradict others, and how often each `annotator` chose the longer
-    answer and, where `first` ("chosen" or "rejected") tells which was shown first, the first.
+    over batches (Figure 25), pairs that repeat or contradict others, and how often each annotator (`who`) chose the
+    longer answer and the one `shown` first, as l2 annotate writes them down.
 
     Example: l2 audit docs.jsonl --toxicity words.txt --json audit.json
     """

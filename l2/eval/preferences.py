@@ -21,7 +21,7 @@ from l2.files.jsonl import OnBad, Record
 from l2.files.progress import OnProgress, ignore
 from l2.tokens.chat import messages_of
 
-FIRST = ("chosen", "rejected")  # values of `first`: which answer was shown first
+SHOWN = (["chosen", "rejected"], ["rejected", "chosen"])  # values of `shown`: which answer stood first
 SIZES = ("turns", "example", "prompt", "response")
 EXAMPLES = 5  # places named of each trouble
 
@@ -46,14 +46,18 @@ class Health:
         chosen, rejected = conversation(record, "chosen"), conversation(record, "rejected")
         named: dict[str, Key] = {
             field: None if record.get(field) is None else record.need(field, (int, str))
-            for field in ("source", "batch", "annotator")
+            for field in ("source", "batch", "who")
         }
-        rating, safety, first = (
-            None if record.get(field) is None else record.need(field) for field in ("rating", "safety", "first")
+        rating, safety, kind = (
+            None if record.get(field) is None else record.need(field) for field in ("rating", "safety", "kind")
         )
-        for field, value, known in ("rating", rating, RATINGS), ("first", first, FIRST):
-            if value is not None and value not in known:
-                raise BadInput(record.where, f"{field} {value!r}", f"one of {', '.join(known)}")
+        shown = record.get("shown")
+        if rating is not None and rating not in RATINGS:
+            raise BadInput(record.where, f"rating {rating!r}", f"one of {', '.join(RATINGS)}")
+        if shown is not None and shown not in SHOWN:
+            raise BadInput(
+                record.where, f"shown {shown!r:.60}", '["chosen", "rejected"], as they stood, or the reverse'
+            )
         sizes = self._sizes(record, chosen, rejected)
         for field, keys in self.sums.items():
             row = keys.setdefault(named.get(field), dict.fromkeys(sizes, 0.0))
@@ -63,8 +67,8 @@ class Health:
             self.ratings.setdefault(named["batch"], Counter())[rating] += 1
         if safety is not None:
             self.safety[safety] += 1
-        self._lean(named["annotator"], self.size(chosen[-1]["content"]), self.size(rejected[-1]["content"]), first)
-        self._compare(record.where, *(_digest(messages) for messages in (chosen, rejected)))
+        self._lean(named["who"], self.size(chosen[-1]["content"]), self.size(rejected[-1]["content"]), shown)
+        self._compare(record.where, *(_digest(messages, kind) for messages in (chosen, rejected)))
 
     def _sizes(self, record: Record, chosen: Sequence[Any], rejected: Sequence[Any]) -> dict[str, float]:
         """What a row of Table 6 adds up: an example is the dialog with one answer, a prompt one user message of it.
@@ -77,13 +81,13 @@ class Health:
         prompt = sum(users) / max(1, len(users))
         return {"comparisons": 1, "turns": len(users), "example": whole, "prompt": prompt, "response": sum(answers) / 2}
 
-    def _lean(self, annotator: Key, chosen: int, rejected: int, first: str | None) -> None:
-        mine = self.leanings.setdefault(annotator, Counter())
+    def _lean(self, who: Key, chosen: int, rejected: int, shown: list[str] | None) -> None:
+        mine = self.leanings.setdefault(who, Counter())
         mine["pairs"] += 1
         mine["unequal"] += chosen != rejected
         mine["longer"] += chosen > rejected
-        mine["placed"] += first is not None
-        mine["first"] += first == "chosen"
+        mine["placed"] += shown is not None
+        mine["first"] += shown == SHOWN[0]
 
     def _compare(self, where: str, chosen: bytes, rejected: bytes) -> None:
         if chosen == rejected:
@@ -177,8 +181,10 @@ def trend(counts: Sequence[int], sizes: Sequence[int]) -> float | None:
     return slope / math.sqrt(spread) if spread > 0 else None
 
 
-def _digest(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    return xxhash.xxh3_128_digest(orjson.dumps([(message["role"], message["content"]) for message in messages]))
+def _digest(messages: Sequence[Mapping[str, Any]], kind: str | None) -> bytes:
+    """Of what was compared, and by what guidelines: the more helpful answer need not be the safer one (§3.2.1)."""
+    said = [(message["role"], message["content"]) for message in messages]
+    return xxhash.xxh3_128_digest(orjson.dumps([kind, said]))
 
 
 def _named(rows: Mapping[Key, Any]) -> list[tuple[Key, Any]]:

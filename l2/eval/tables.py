@@ -28,7 +28,7 @@ def plain(name: str) -> str:
 def shown(estimate: Estimate) -> str:
     """A value with its interval or, without one, its standard error."""
     if estimate.interval is not None:
-        return f"{estimate.value:.3f} [{estimate.interval[0]:.3f}, {estimate.interval[1]:.3f}]"
+        return f"{estimate.value:.3f} [{estimate.interval[0]:.2f}, {estimate.interval[1]:.2f}]"
     return f"{estimate.value:.3f}" + ("" if estimate.stderr is None else f" ± {estimate.stderr:.3f}")
 
 

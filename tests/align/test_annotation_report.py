@@ -7,34 +7,14 @@ import json
 import math
 import sys
 
-import numpy as np
 import pytest
 
 from l2.align.annotation.board import Answer, Board, Item
 from l2.align.annotation.desk import Desk, read_events
 from l2.align.annotation.judge import quartiles, rating_of, scores_of, simulate
-from l2.align.annotation.report import gwet, report, report_lines, step
+from l2.align.annotation.report import report, report_lines, step
 from l2.align.losses import RATINGS
 from l2.files.errors import BadInput, L2Error, UsageError
-
-AC1, AC2 = 0.7754440681, 0.9140007236  # irrCAC 0.4.4 on these ratings, weights identity and quadratic
-# Gwet 2014, twelve units of which four raters put each into one of five categories; 0 is no rating.
-GWET = np.array([
-    [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
-    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
-    [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
-    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
-])  # fmt: skip
-
-
-def test_agreement_is_gwets():
-    counts = np.stack([(k == GWET).sum(0) for k in range(1, 6)], axis=1).astype(float)
-    assert gwet(counts) == pytest.approx(AC1, abs=1e-9)
-    assert gwet(counts, ordered=True) == pytest.approx(AC2, abs=1e-9)
-    assert gwet(np.eye(3)) is None, "one rater agrees with nobody"
-    assert gwet(np.array([[2.0, 0], [0, 2]])) == 1.0
-    # Two raters, one item of each kind they can disagree on, by hand: p_a = 0, p_e = 1/2.
-    assert gwet(np.array([[1.0, 1], [1, 1]])) == pytest.approx(-1.0)
 
 
 def test_steps_are_in_order():

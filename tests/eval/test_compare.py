@@ -239,8 +239,8 @@ def test_results_and_table():
     assert record.items() >= (expected | {"protocol": "p", "model": "m", "baseline": "n"}).items()
     assert "interval" not in last and {"time", "l2_version", "task_version"} <= last.keys()
     assert metric_table(metrics).splitlines() == [
-        "            n                   win",
-        "  all      10  0.500 [0.400, 0.600]",
-        "  turns=2   4                 0.250",
+        "            n                 win",
+        "  all      10  0.500 [0.40, 0.60]",
+        "  turns=2   4               0.250",
         "  ac2  3  0.900 ± 0.050",
     ]

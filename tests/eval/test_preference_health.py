@@ -62,6 +62,11 @@ def test_repeats_and_contradictions_by_brute_force(rows, shuffle):
         assert len(found["duplicate"]["where"]) == min(5, found["duplicate"]["count"])
 
 
+def test_helpful_and_safe_do_not_contradict_one_another():
+    found = report(pair(kind="helpful"), pair("z", "x y", kind="safe"), pair("z", "x y", kind="helpful"))
+    assert (found["contradictory"]["where"], found["duplicate"]["count"]) == (["p:3"], 0)
+
+
 def test_a_prompt_as_text_or_as_messages_is_the_same():
     found = report(pair(), pair(prompt=[{"role": "user", "content": "who is"}]), pair("z", "x y"))
     assert (found["duplicate"]["where"], found["contradictory"]["where"]) == (["p:2"], ["p:3"])
@@ -92,8 +97,9 @@ def test_habits_and_drift_are_found():
         best = best if sure else 1 - best
         batch = i % 14
         weights = [4 - batch / 7, 2, 2, 2 + batch / 7]
-        rows.append(pair(texts[best], texts[1 - best], annotator=who, first=("chosen", "rejected")[best], batch=batch)
-                    | {"rating": rng.choices(RATINGS, weights)[0]})  # fmt: skip
+        places = ["chosen", "rejected"] if best == 0 else ["rejected", "chosen"]
+        fields = {"who": who, "shown": places, "batch": batch, "rating": rng.choices(RATINGS, weights)[0]}
+        rows.append(pair(texts[best], texts[1 - best], **fields))
     found = report(*rows)
     leanings = found["annotators"]
     for who, place, length in (("first", 0.9, 0.5), ("long", 0.5, 0.9), ("fair", 0.5, 0.5)):
@@ -118,7 +124,7 @@ def test_safety_shares_are_of_the_labelled():
     ("change", "words"),
     [
         ({"rating": "great"}, "p:1: found rating 'great'; expected one of significantly"),
-        ({"first": "a"}, "p:1: found first 'a'; expected one of chosen, rejected"),
+        ({"shown": ["chosen"]}, "p:1: found shown .'chosen'.; expected"),
         ({"batch": 1.5}, "'batch' of type float"),
         ({"chosen": 3}, "'chosen' of type int"),
         ({"prompt": []}, "expected a list of"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from l2.align.agreement import gwet
 from l2.align.annotation.board import Event
 from l2.align.losses import RATINGS
 from l2.align.preferences import SAFE
@@ -21,27 +22,6 @@ def step(better: int, rating: str) -> int:
     """Where a choice stands on the scale of STEPS, 0 to 7."""
     distance = len(RATINGS) - RATINGS.index(rating)  # negligibly 1, significantly 4
     return len(RATINGS) - 1 + distance if better == 0 else len(RATINGS) - distance
-
-
-def gwet(counts_IK: np.ndarray, *, ordered: bool = False) -> float | None:
-    """Gwet's agreement of raters beyond chance: AC1 or, `ordered`, AC2 with quadratic weights (Gwet 2014, ch. 3 and 6).
-
-    counts_IK: how many raters put item i into category k. Items of one rating count for the shares of the categories
-    alone. None where no item has two.
-    """
-    raters_I = counts_IK.sum(1)
-    several_I = raters_I >= 2
-    if not several_I.any():
-        return None
-    q = counts_IK.shape[1]
-    k = np.arange(q)
-    weights_KK = 1.0 - (k[:, None] - k[None, :]) ** 2 / (q - 1) ** 2 if ordered else np.eye(q)
-    counts, raters = counts_IK[several_I], raters_I[several_I]
-    agreed = (counts * (counts @ weights_KK - 1)).sum(1) / (raters * (raters - 1))
-    rated_I = raters_I > 0
-    shares_K = (counts_IK[rated_I] / raters_I[rated_I, None]).mean(0)
-    chance = weights_KK.sum() / (q * (q - 1)) * (shares_K * (1 - shares_K)).sum()
-    return float((agreed.mean() - chance) / (1 - chance))
 
 
 def _table(judged: Sequence[Event], categories: int, category: Any) -> np.ndarray:
@@ -60,13 +40,15 @@ def agreement(judged: Sequence[Event]) -> dict[str, Any]:
     found = {"items": sum(n > 1 for n in several.values()), "same_choice": pairs / of if of else None}
     if not of:
         return found
-    found["choice_ac1"] = gwet(which)
-    found["strength_ac2"] = gwet(
-        _table(judged, STEPS, lambda event: step(event["better"], event["rating"])), ordered=True
-    )
+    strength = _table(judged, STEPS, lambda event: step(event["better"], event["rating"]))
+    tables = {"choice_ac1": (which, False), "strength_ac2": (strength, True)}
     labelled = [event for event in judged if event.get("safety")]
     if labelled:
-        found["safety_ac1"] = gwet(_table(labelled, len(SAFE), lambda event: list(SAFE).index(event["safety"])))
+        table = _table(labelled, len(SAFE), lambda event: list(SAFE).index(event["safety"]))
+        tables["safety_ac1"] = table, False
+    for name, (table, ordered) in tables.items():
+        coefficient = gwet(table, ordered=ordered)
+        found[name] = coefficient and coefficient.value
     return found
 
 
