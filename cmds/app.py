@@ -28,7 +28,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gatt-build": ("Alignment", "make dialogs that teach a lasting system instruction (Ghost Attention)"),
     "distill-build": ("Alignment", "make dialogs that teach safe answers (safety context distillation)"),
     "temporal-build": ("Alignment", "make dialogs that teach a model to mind the date it is told"),
+    "annotate": ("Alignment", "have people compare answers on a local web page: preferences"),
     "evaluate": ("Evaluation", "bits per byte, multiple choice, exact match, rewards, win rates"),
+    "compare": ("Evaluation", "win, tie and loss of two models' answers; people's ratings; red teams"),
     "generate": ("Tools", "sample answers to prompts"),
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
@@ -36,7 +38,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
-MANY = {"--shards", "--val-shards", "--data", "--eval-data", "--prompts", "--eval-prompts", "--pool", "--task"}
+MANY = {
+    "--shards",
+    "--val-shards",
+    "--data",
+    "--eval-data",
+    "--prompts",
+    "--eval-prompts",
+    "--pool",
+    "--task",
+    "--decontaminate",
+    "--checks",
+}
 
 
 class ClosedPipe(Exception):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, OnBad, Quiet, Rejects
+from cmds.options import Inputs, OnBad, Quiet, Rejects, Toxicity, ToxicityLabel
 from l2.files.errors import L2Error, UsageError
 
 
@@ -40,23 +40,12 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    toxicity_words: Annotated[
-        str | None,
-        typer.Option(
-            "--toxicity-words",
-            help="Terms, one a line: a document's score is the share of its sentences with one (ours).",
-            show_default=False,
-        ),
-    ] = None,
-    toxicity_model: Annotated[
-        str | None,
-        typer.Option(
-            "--toxicity-model",
-            help="fastText classifier: the score is the mean over the lines (Figure 13, there by a HateBERT).",
-            show_default=False,
-        ),
-    ] = None,
-    toxicity_label: Annotated[str, typer.Option("--toxicity-label", help="Which label of the classifier.")] = "toxic",
+    toxicity: Toxicity = None,
+    toxicity_label: ToxicityLabel = "toxic",
+    preferences: Annotated[
+        bool,
+        typer.Option("--preferences", help="The records are preferences: sizes, ratings, repeats, leanings (§3.2.1)."),
+    ] = False,
     tokenizer: Annotated[
         str | None,
         typer.Option("--tokenizer", help="tokenizer.model, or a checkpoint: counts tokens too.", show_default=False),
@@ -71,13 +60,12 @@ def audit(
     Prints a table, each share with its count and standard error, beside the paper's figures. Where no language model
     is found it says so, and counts in all documents. Documents stream; nothing is changed.
 
-    Example: l2 audit docs.jsonl --toxicity-words words.txt --json audit.json
+    With --preferences: comparisons, turns and lengths by `source` and `batch` (Tables 6, 26), ratings and their drift
+    over batches (Figure 25), pairs that repeat or contradict others, and how often each `annotator` chose the longer
+    answer and, where `first` ("chosen" or "rejected") tells which was shown first, the first.
+
+    Example: l2 audit docs.jsonl --toxicity words.txt --json audit.json
     """
-    import sys
-
-    import orjson
-
-    from l2.files.atomic import write_atomic
     from l2.files.ledger import open_ledger
     from l2.text.audit import AuditSettings, audit_documents
     from l2.text.audit_table import table
@@ -85,25 +73,58 @@ def audit(
     if rejects is not None and rejects in ("-", json):
         raise UsageError(f"--rejects {rejects}: the report goes there")
     console = Console("audit", quiet)
+    if preferences:
+        if descriptors or toxicity or lid_model or jobs > 1:
+            raise UsageError("--preferences goes with --tokenizer, --json, --on-bad and --rejects alone")
+        _tell(*_preferences(files or (), tokenizer, on_bad == "skip", rejects, console), json)
+        return
     settings = AuditSettings(
         lid_model=_language_model(lid_model, console) if languages else None,
         lang_threshold=lang_threshold,
         descriptors=descriptors,
-        toxicity_words=toxicity_words,
-        toxicity_model=toxicity_model,
+        toxicity=toxicity,
         toxicity_label=toxicity_label,
         token_counter=partial(_token_counter, tokenizer) if tokenizer is not None else None,
         skip_bad=on_bad == "skip",
     )
     with open_ledger(rejects) as ledger, console.progress("documents") as progress:
         report = audit_documents(files or (), settings, ledger, jobs=jobs, on_progress=progress)
+    _tell(report, table(report), json)
+
+
+def _tell(report: dict[str, Any], shown: str, json: str | None) -> None:
+    """The report as JSON where that was asked for, and as a table on stdout unless the JSON goes there."""
+    import sys
+
+    import orjson
+
+    from l2.files.atomic import write_atomic
+
     if json is not None:
         data = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         if json == "-":
             sys.stdout.buffer.write(data)
             return
         write_atomic(json, data)
-    sys.stdout.buffer.write(table(report).encode())  # has a ±, whatever the locale
+    sys.stdout.buffer.write(shown.encode())  # has a ±, whatever the locale
+
+
+def _preferences(
+    files: Sequence[str], tokenizer: str | None, skip: bool, rejects: str | None, console: Console
+) -> tuple[dict[str, Any], str]:
+    """The report of preference records, and its table."""
+    from l2.eval.preference_table import preference_table
+    from l2.eval.preferences import preference_report
+    from l2.files.jsonl import read_records
+    from l2.files.ledger import open_ledger
+
+    size, unit = (lambda text: len(text.split())), "words"
+    if tokenizer is not None:
+        size, unit = _token_counter(tokenizer), "tokens"
+    with open_ledger(rejects) as ledger, console.progress("preferences") as progress:
+        on_bad = ledger.bad_line if skip else None
+        report = preference_report(read_records(files, on_bad=on_bad), size, unit, on_bad, progress)
+    return report, preference_table(report)
 
 
 def _language_model(asked: str | None, console: Console) -> str | None:

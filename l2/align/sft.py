@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from l2.align.examples import Example, Examples
-from l2.tokens.packing import pack, row_layout
-from l2.train.loop import Micro, Sums
+from l2.tokens.packing import pack, row_positions
+from l2.train.compute import Sums
+from l2.train.loop import Micro
 from l2.train.order import epoch_order
 from l2.train.pretrain import packed_loss
 
@@ -41,23 +42,17 @@ def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     """A micro-batch of rows [B, T], each of several examples that don't see one another."""
     width = max(sum(len(e.ids) for e in row) for row in rows)
     shape = (len(rows), min(width, seq_len))
-    tokens_BT, positions_BT, segments_BT = (np.zeros(shape, np.int64) for _ in range(3))
+    tokens_BT, positions_BT = (np.zeros(shape, np.int64) for _ in range(2))
     targets_BT = np.full(shape, -1)
     for b, row in enumerate(rows):
         ids = np.concatenate([example.ids for example in row])
         learn = np.concatenate([example.learn for example in row])
-        positions, segments = row_layout([len(example.ids) for example in row])
+        positions = row_positions([len(example.ids) for example in row])
         tokens_BT[b, : len(ids)] = ids
         positions_BT[b, : len(ids)] = positions
-        segments_BT[b, : len(ids)] = segments
         # BOS is learned by nobody, and so no example by the one before it
         targets_BT[b, : len(ids) - 1] = np.where(learn & (positions > 0), ids, -1)[1:]
-    arrays = {
-        "tokens_BT": tokens_BT,
-        "positions_BT": positions_BT,
-        "segments_BT": segments_BT,
-        "targets_BT": targets_BT,
-    }
+    arrays = {"tokens_BT": tokens_BT, "positions_BT": positions_BT, "targets_BT": targets_BT}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Micro(tensors, float((targets_BT >= 0).sum()), sum(len(e.ids) for row in rows for e in row))
 
@@ -127,10 +122,11 @@ class FineTuning:
     def _micros(self, rows: Sequence[Sequence[Example]]) -> list[Micro]:
         return [packed_micro(rows[i : i + self.micro], self.seq_len) for i in range(0, len(rows), self.micro)]
 
-    def batch(self, step: int) -> list[Micro]:
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The rows of `step`, see `Objective`."""
         first = step * self.batch_size
-        return self._micros([self._row(i) for i in range(first, min(first + self.batch_size, self.rows))])
+        rows = range(first, min(first + self.batch_size, self.rows))[rank::world]
+        return self._micros([self._row(i) for i in rows])
 
     def validation(self) -> list[Micro]:
         """All held-out dialogs, packed."""

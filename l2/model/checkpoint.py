@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,20 +27,28 @@ SHARD_BYTES = 5 * 10**9  # as Hugging Face cut them
 SCALAR_ARCHITECTURE = "LlamaForSequenceClassification"
 
 
-def new_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
-    """An untrained language model: normal(0, 0.02), products that write to the residual 1/√(2·layers) of that.
+def new_weights(model: LanguageModel, seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Untrained weights by name: normal(0, 0.02), products that write to the residual 1/√(2·layers) of that; norms 1.
 
-    The paper is silent on initialisation; this is GPT-2's.
+    The paper is silent on initialisation; this is GPT-2's. One at a time, so that no more than that need fit anywhere.
     """
-    model = LanguageModel(config)
     generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.dim() < 2:
+            yield name, torch.ones(weight.shape)
+            continue
+        residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+        std = 0.02 / math.sqrt(2 * model.config.n_layers) if residual else 0.02
+        yield name, torch.empty(weight.shape).normal_(0.0, std, generator=generator)
+
+
+def new_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
+    """An untrained language model, see `new_weights`."""
+    model = LanguageModel(config)
+    weights = dict(model.named_parameters())
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() < 2:
-                continue
-            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = 0.02 / math.sqrt(2 * config.n_layers) if residual else 0.02
-            weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))
+        for name, value in new_weights(model, seed):
+            weights[name].copy_(value)
     return model
 
 
@@ -221,11 +230,19 @@ def load_reward_model(
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What is stored of a model: its state dict on the CPU, without the second name of tied embeddings."""
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    """What is stored of a model: its state dict on the CPU, without the second name of tied embeddings.
+
+    Weights cut into slices are gathered from all ranks, each of which must call this.
+    """
+    tensors = {name: _whole(weight).detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     if isinstance(model, LanguageModel) and model.config.tie_embeddings:
         del tensors["lm_head.weight"]
     return tensors
+
+
+def _whole(weight: Any) -> Tensor:
+    full: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return full
 
 
 def shards_of(tensors: dict[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
@@ -243,10 +260,17 @@ def shards_of(tensors: dict[str, Tensor], most: int) -> dict[str, dict[str, Tens
     return {f"model-{i:05}-of-{len(parts):05}.safetensors": part for i, part in enumerate(parts, 1)}
 
 
-def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer, shard_bytes: int = SHARD_BYTES) -> None:
+def save_model(
+    model: AnyModel,
+    directory: str | Path,
+    tokenizer: Tokenizer,
+    whole: dict[str, Tensor] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write a checkpoint that transformers, vLLM and llama.cpp's converter load. Each file appears whole.
 
-    Weights of more than `shard_bytes` are cut into several files, which an index names once all of them are there.
+    whole: `model_tensors(model)`, where they are known already. Weights of more than `shard_bytes` are cut into several
+    files, which an index names once all of them are there.
     """
     directory = Path(directory)
     scalar = isinstance(model, ScalarModel)
@@ -256,7 +280,7 @@ def save_model(model: AnyModel, directory: str | Path, tokenizer: Tokenizer, sha
     save_tokenizer(tokenizer, directory)
     if not scalar:
         write_atomic(directory / "generation_config.json", orjson.dumps(generation, option=orjson.OPT_INDENT_2))
-    shards = shards_of(model_tensors(model), shard_bytes)
+    shards = shards_of(model_tensors(model) if whole is None else whole, shard_bytes)
     for name, tensors in shards.items():
         with atomic_file(directory / name) as file:
             save_file(tensors, file.name, {"format": "pt"})

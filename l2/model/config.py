@@ -82,6 +82,11 @@ class ModelConfig:
         matmul = self.parameters - self.vocab_size * self.dim * (0 if self.tie_embeddings else 1)
         return 6.0 * matmul + 6.0 * self.n_layers * self.n_heads * self.head_dim * seq
 
+    def common_flops_per_token(self, seq: int) -> float:
+        """The same as most trainers count it (Chowdhery et al. 2022): with the lookup of the embedding, as if attention
+        looked at the future too."""
+        return 6.0 * self.parameters + 12.0 * self.n_layers * self.n_heads * self.head_dim * seq
+
     def to_hf(self, *, scalar: bool = False) -> dict[str, Any]:
         """The config.json that transformers, vLLM and llama.cpp read; `scalar` for a reward or value model."""
         config: dict[str, Any] = {

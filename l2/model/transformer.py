@@ -187,7 +187,7 @@ class Where:
     """What every layer needs to know of the positions: their angles, who sees whom, and the cache."""
 
     def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
-        self.positions_BT, self.cache = positions_BT, cache
+        self.positions_BT, self.cache, self.by_documents = positions_BT, cache, mask is None and cache is None
         self.cos, self.sin = rotary(positions_BT, config)
         if mask is not None:
             self.mask = mask
@@ -195,8 +195,9 @@ class Where:
             slots = torch.arange(int(positions_BT.max()) + 1, device=positions_BT.device)
             self.mask = (slots <= positions_BT[:, :, None])[:, None]
         else:
-            T = positions_BT.shape[1]
-            self.mask = torch.ones(T, T, dtype=torch.bool, device=positions_BT.device).tril()[None, None]
+            at = torch.arange(positions_BT.shape[1], device=positions_BT.device)
+            back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
+            self.mask = ((back_TT >= 0) & (back_TT <= positions_BT[:, :, None]))[:, None]
 
 
 class Trunk(nn.Module):
@@ -245,8 +246,8 @@ class _Headed(nn.Module):
         """Hidden states [B, T, D] after the final norm.
 
         positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
-        mask: bool [B or 1, 1, T, S], True where a query may look; causal unless given. Rows are padded on
-        the right, where a causal model never looks, so padding needs no mask.
+        mask: bool [B or 1, 1, T, S], True where a query may look; unless given, back to position 0, where its document
+        starts. Rows are padded on the right, where a causal model never looks, so padding needs no mask.
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)

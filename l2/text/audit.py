@@ -21,7 +21,7 @@ from l2.files.ledger import Ledger
 from l2.files.parallel import ordered_map
 from l2.files.progress import OnProgress, ignore
 from l2.text.demographics import AMBIGUOUS, PRONOUNS, load_descriptors
-from l2.text.language import load_identifier
+from l2.text.language import Identify, load_identifier
 from l2.text.terms import Terms, Words
 from l2.text.toxicity import TOXIC, load_toxicity
 
@@ -41,15 +41,14 @@ class AuditSettings:
     """What `audit_documents` looks at.
 
     lid_model None: languages are not identified, and every document counts as English. descriptors None: a list of
-    ours. toxicity_words or toxicity_model None: toxicity is not scored. token_counter makes a function from a text
-    to its number of tokens.
+    ours. toxicity None: it is not scored (see `load_toxicity`). token_counter makes a function from a text to its
+    number of tokens.
     """
 
     lid_model: str | None = None
     lang_threshold: float = 0.5  # paper Table 10
     descriptors: str | None = None
-    toxicity_words: str | None = None
-    toxicity_model: str | None = None
+    toxicity: str | None = None
     toxicity_label: str = "toxic"
     token_counter: Callable[[], Callable[[str], int]] | None = None
     skip_bad: bool = False
@@ -61,9 +60,12 @@ class Auditor:
     def __init__(self, settings: AuditSettings) -> None:
         """Load what `settings` name; raises what the loaders do."""
         self.threshold = settings.lang_threshold
-        self.identify = load_identifier(settings.lid_model) if settings.lid_model is not None else None
+        self.identify: Identify | None = None
+        if settings.lid_model is not None:
+            self.identify = load_identifier(settings.lid_model, threshold=self.threshold)
         self.axes = {axis: Terms(terms) for axis, terms in load_descriptors(settings.descriptors).items()}
-        self.toxicity = load_toxicity(settings.toxicity_words, settings.toxicity_model, settings.toxicity_label)
+        asked = settings.toxicity
+        self.toxicity = load_toxicity(asked, settings.toxicity_label) if asked is not None else None
         self.tokens = settings.token_counter and settings.token_counter()
 
     def __call__(self, items: Sequence[Item]) -> Tally:
@@ -203,7 +205,6 @@ def report_of(tally: Tally, settings: AuditSettings, axes: Sequence[str], reject
     """
     audited, documents = tally["documents",], tally["english",]
     known = settings.lid_model is not None
-    scored = settings.toxicity_words is not None or settings.toxicity_model is not None
     return {
         "in": audited + rejected,
         "audited": audited,
@@ -213,7 +214,7 @@ def report_of(tally: Tally, settings: AuditSettings, axes: Sequence[str], reject
         "languages": {code: share(n, audited) for code, n in _ranked(tally, "language")} if known else None,
         "pronouns": {group: _pronouns(tally, group, documents) for group in PRONOUNS},
         "identity": {axis: _identity(tally, axis, documents) for axis in axes},
-        "toxicity": _toxicity(tally, documents) if scored else None,
+        "toxicity": _toxicity(tally, documents) if settings.toxicity is not None else None,
         "sources": _sources(tally, audited),
         "settings": {name: value for name, value in vars(settings).items() if name != "token_counter"},
     }

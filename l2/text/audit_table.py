@@ -95,10 +95,9 @@ def _identity(report: dict[str, Any]) -> Iterator[Any]:
 def _toxicity(report: dict[str, Any]) -> Iterator[Any]:
     toxicity = report["toxicity"]
     if toxicity is None:
-        yield "Toxicity: not scored; --toxicity-words or --toxicity-model does"
+        yield "Toxicity: not scored; --toxicity does"
         return
-    settings = report["settings"]
-    by = settings["toxicity_model"] or settings["toxicity_words"]
+    by = report["settings"]["toxicity"]
     yield f"Toxicity of {report['documents']:,} {report['scope']} (paper Figure 13; by {by})"
     yield "score", "documents", "% of all", "paper"
     most = max(found["count"] for found in toxicity["histogram"])

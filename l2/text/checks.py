@@ -6,17 +6,21 @@ Findings come one by one, so that whoever stops at the first that fails measures
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from l2.files.errors import UsageError
 from l2.files.jsonl import Record
 from l2.files.ledger import Ledger
 from l2.text.conditions import Condition, look_up
+from l2.text.contamination import Contamination
 from l2.text.language import Identify
-from l2.text.lines import SeenLines, edited
+from l2.text.lines import LINE_SETS, SeenLines, edited
 from l2.text.private import blocked, replaced
 from l2.text.quality import Finding, Page, Rule, findings
 from l2.text.toxicity import Score
+
+BUCKETS = ("head", "middle", "tail")  # CCNet §3.4
 
 Check = Callable[[Record], Iterator[Finding]]
 
@@ -35,14 +39,18 @@ def url_check(domains: frozenset[str]) -> Check:
     return check
 
 
-def line_check(c4: bool, seen: SeenLines | None, ledger: Ledger, lines: Counter[str]) -> Check:
+def line_check(sets: Collection[str], seen: SeenLines, ledger: Ledger, lines: Counter[str]) -> Check:
     """Something is left of a document without its faulty lines (see `edited`), which go to `ledger`.
 
-    `lines` counts those {in, kept}.
+    `sets` are of LINE_SETS; `seen` is asked for dedup alone. `lines` counts those {in, kept}. Raises UsageError for
+    another set.
     """
+    if unknown := sorted(set(sets) - set(LINE_SETS)):
+        raise UsageError(f"no rules about lines {', '.join(unknown)!r}; there are {', '.join(LINE_SETS)}")
+    c4, asked = "c4" in sets, seen if "dedup" in sets else None
 
     def check(document: Record) -> Iterator[Finding]:
-        edit = edited(document["text"], c4, seen)
+        edit = edited(document["text"], c4, asked)
         document["text"] = edit.text
         for number, fault in edit.faults.items():
             ledger.drop_line(document, number, *fault)
@@ -107,6 +115,34 @@ def toxicity_check(toxicity: Score, threshold: float | None) -> Check:
         score = toxicity(document["text"])
         _add_scores(document, {"toxicity": score})
         yield Finding("toxicity", score, threshold, threshold is None or score <= threshold)
+
+    return check
+
+
+def perplexity_check(perplexity: Score, cuts: tuple[float, float] | None, seen: Counter[float]) -> Check:
+    """A document's perplexity is below the upper of `cuts`, if there are any; scores {perplexity, bucket}.
+
+    The bucket is head below the lower cut, middle, or tail (CCNet). `seen` counts the values.
+    """
+
+    def check(document: Record) -> Iterator[Finding]:
+        value = perplexity(document["text"])
+        seen[value] += 1
+        _add_scores(document, {"perplexity": value})
+        if cuts is not None:
+            _add_scores(document, {"bucket": BUCKETS[sum(value >= cut for cut in cuts)]})
+        yield Finding("perplexity", value, cuts and cuts[1], cuts is None or value < cuts[1])
+
+    return check
+
+
+def contamination_check(contamination: Contamination) -> Check:
+    """A document shares no n-gram with an evaluation item; scores {contaminated: 0 or 1}."""
+
+    def check(document: Record) -> Iterator[Finding]:
+        match = contamination.find(document["text"])
+        _add_scores(document, {"contaminated": int(match is not None)})
+        yield Finding("contaminated", match and match._asdict(), None, match is None)
 
     return check
 

@@ -42,6 +42,14 @@ def load_predict(file: Path, expected: str) -> Predict:
     return predict
 
 
+def is_fasttext(file: Path) -> bool:
+    """Whether `file` is one that begins like a fastText model."""
+    if not file.is_file():
+        return False
+    with open(file, "rb") as f:
+        return f.read(4) == struct.pack("<i", MAGIC)
+
+
 def is_whole(file: Path) -> bool:
     """Whether `file` is as long as the fastText model it begins.
 

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,9 +69,9 @@ def filter_documents(
     """Write to `writer` the documents of `paths` (none: stdin) worth training on; the rest goes to `ledger`.
 
     Copies come last, so that of those the survivor is always kept. Returns the report: {in, kept, rejected, rules,
-    sources, lines, languages, held_back, settings, normalisation}, where in = kept + rejected, by source and for lines
-    too. Raises BadInput for a line that is no document unless `settings.skip_bad`, UsageError where `resources` don't
-    suffice or another run's, and what `load_checks` raises.
+    sources, lines, languages, perplexity, held_back, settings, normalisation}, where in = kept + rejected, by source
+    and for lines too. Raises BadInput for a line that is no document unless `settings.skip_bad`, UsageError where
+    `resources` don't suffice or another run's, and what `load_checks` raises.
     """
     names = expand(paths or (STDIO,))
     tally = Tally()
@@ -146,6 +146,7 @@ def merge(
         read += part.about["read"]
         tally.languages.update(part.about["languages"])
         tally.lines.update(part.about["lines"])
+        tally.perplexity.update(dict(part.about["perplexity"]))
         rows = part.rows()
         taken = 0
         names = part.about["sources"]
@@ -197,7 +198,7 @@ def filter_shard(
 ) -> ShardDone:
     """Do in `resources.work` what one shard can do alone.
 
-    With dedup_lines the first call notes the lines of its parts, and the second, after the first of all shards,
+    With "dedup" in lines the first call notes the lines of its parts, and the second, after the first of all shards,
     checks them; without, one call does. `filter_documents` then does the rest. Raises what it raises.
     """
     if resources.work is None:
@@ -209,7 +210,7 @@ def filter_shard(
         work = Work(directory, names, settings, resources, turn=(shard.index - 1) / shard.count)
         total = sum(map(len, work.cut))
         own = shard.of(total)
-        if settings.dedup_lines:
+        if "dedup" in settings.lines:
             work.note(work.parts(own))
             if not all(work.lines_of(number).exists() for number in range(total)):
                 return ShardDone(len(own), total, checked=False)
@@ -296,8 +297,8 @@ class Work:
         return SeenBefore(spills.starts, files)
 
     def check(self, parts: Iterable[tuple[int, Part]], total: int) -> Iterator[MappedPart]:
-        """The `parts`, checked; of `total` parts, which with --dedup-lines are all noted."""
-        seen = self._seen_lines(total) if self.settings.dedup_lines else None
+        """The `parts`, checked; of `total` parts, which with --lines dedup are all noted."""
+        seen = self._seen_lines(total) if "dedup" in self.settings.lines else None
         tasks = ((self.directory / "parts" / f"{number:06}", number, part) for number, part in parts)
         # Pieces of a pipe are our own, and not needed any more.
         make = functools.partial(_checker, self.settings, seen, self.directory)
@@ -306,7 +307,7 @@ class Work:
 
     def mapped(self) -> Iterator[MappedPart]:
         """All parts, checked, in order."""
-        if not self.settings.dedup_lines:
+        if "dedup" not in self.settings.lines:
             return self.check(self.parts(), 0)
         parts = list(self.parts())
         self.note(parts)
@@ -388,6 +389,17 @@ def _told(parts: Iterable[MappedPart], on_progress: OnProgress) -> Generator[Map
         yield part
 
 
+def percentiles(values: Mapping[float, int]) -> dict[str, float]:
+    """Where CCNet cuts (§3.4): the least of the counted `values` that 30 %, and 60 %, do not exceed."""
+    total, reached, found = sum(values.values()), 0, dict[str, float]()
+    for value, count in sorted(values.items()):
+        reached += count
+        for percent in (30, 60):
+            if 100 * reached >= percent * total:
+                found.setdefault(f"p{percent}", value)
+    return found
+
+
 def _report(read: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -> dict[str, Any]:
     dropped = {"dropped": ledger.lines.total(), "rules": dict(ledger.lines.most_common())}
     sources = {source: _by_source(counts) for source, counts in ledger.sources.items()}
@@ -399,7 +411,8 @@ def _report(read: int, ledger: Ledger, tally: Tally, settings: FilterSettings) -
         "sources": dict(sorted(sources.items(), key=lambda item: (-item[1]["in"], item[0]))),
         "lines": {"in": tally.lines["in"], "kept": tally.lines["kept"]} | dropped,
         "languages": dict(tally.languages.most_common()),
-        "settings": asdict(settings),
+        "perplexity": percentiles(tally.perplexity) if tally.perplexity else None,
+        "settings": settings.shown(),
         "normalisation": NORMALISATION,
     }
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+LINE_SETS = ("c4", "dedup")  # what may be asked of lines
 ELLIPSES = ("...", "…")
 C4_LINE_WORDS = 5  # C4 §2.2: shorter lines go
 C4_LINE_ENDS = (".", "!", "?", '"', "”")  # C4 §2.2: a line ends in terminal punctuation or an end quotation mark

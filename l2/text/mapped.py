@@ -110,6 +110,7 @@ class Checker:
         """
         self._tally.languages.clear()
         self._tally.lines.clear()
+        self._tally.perplexity.clear()
         self._known.start(first_L)
         read = 0
 
@@ -130,19 +131,19 @@ class Checker:
             for document in passed(counted(), self._checks, self._ledger, self._settings):
                 self._writer.keep(document)
             tally = {"languages": dict(self._tally.languages), "lines": dict(self._tally.lines)}
-            self._writer.finish({"shown": part.shown, "read": read} | tally)
+            perplexity = sorted(self._tally.perplexity.items())  # numbers are no keys of JSON
+            self._writer.finish({"shown": part.shown, "read": read, "perplexity": perplexity} | tally)
         return MappedPart(directory)
 
 
 class LineNoter:
-    """What --dedup-lines reads of a part before the checks: the keys of the lines that it asks about."""
+    """What --lines dedup reads of a part before the checks: the keys of the lines that it asks about."""
 
     def __init__(self, settings: FilterSettings) -> None:
         # What stands before the question whether a line is new; other checks come after it.
         before = FilterSettings(
             url_blocklists=settings.url_blocklists,
-            c4_lines=settings.c4_lines,
-            dedup_lines=True,
+            lines=settings.lines,
             quality=(),
             dedup="none",
         )

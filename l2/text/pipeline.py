@@ -7,20 +7,23 @@ l2/text/filtering.py does both to a whole corpus.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 from l2.files.errors import BadInput, UsageError
-from l2.files.jsonl import OnBad, Record
+from l2.files.jsonl import OnBad, Record, expand
 from l2.files.ledger import Ledger
 from l2.text.checks import (
     Check,
     classifier_check,
     condition_check,
+    contamination_check,
     language_check,
     line_check,
     measure_check,
+    perplexity_check,
     private_check,
     quality_check,
     toxicity_check,
@@ -28,13 +31,16 @@ from l2.text.checks import (
 )
 from l2.text.classifier import load_quality
 from l2.text.conditions import parse_conditions
+from l2.text.contamination import Contamination, read_items
 from l2.text.language import load_identifier
 from l2.text.lines import SeenLines
 from l2.text.private import read_blocklist
-from l2.text.quality import DEFAULT_SETS, MIN_SENTENCES, MIN_WORDS, rules
-from l2.text.toxicity import load_toxicity
+from l2.text.quality import DEFAULT_SETS, RULE_SETS, rule_set, rules
+from l2.text.thresholds import Threshold, agree, cuts, share
+from l2.text.toxicity import Score, load_toxicity
 
 Privacy = Literal["keep", "replace", "drop"]
+Load = Callable[[str], Score]  # what makes a score of a path
 Dedup = Literal["minhash", "exact", "none"]
 OPTIONAL: dict[str, type | tuple[type, ...]] = {"id": (str, int, float), "scores": dict, "url": str}
 
@@ -43,29 +49,45 @@ OPTIONAL: dict[str, type | tuple[type, ...]] = {"id": (str, int, float), "scores
 class FilterSettings:
     """What `filter_documents` keeps. No languages: all, unidentified. minhash includes exact.
 
-    toxicity_threshold None: toxicity is scored and left in, as the paper does (§4.1). score_only: documents get the
-    scores of every check, and all are kept; thresholds stand idle.
+    thresholds are by name: lang and quality (each 0.5 or more, else), toxicity (else scored and left in, as the paper
+    does, §4.1), perplexity (two that cut it into buckets, of which the tail goes; else scored and left in), and those
+    of the quality rules. score_only: documents get the scores of every check, and all are kept; thresholds stand idle.
+    load_perplexity makes a score of perplexity_model (models live in a room below); processes find it by its name.
     """
 
     url_blocklists: tuple[str, ...] = ()
-    c4_lines: bool = False
-    dedup_lines: bool = False
+    lines: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
-    lang_threshold: float = 0.5
     lid_model: str | None = None
     quality: tuple[str, ...] = DEFAULT_SETS
-    min_words: int = MIN_WORDS
-    min_sentences: int = MIN_SENTENCES
     quality_model: str | None = None
-    quality_threshold: float = 0.5
-    toxicity_words: str | None = None
-    toxicity_model: str | None = None
-    toxicity_threshold: float | None = None
+    decontaminate: tuple[str, ...] = ()
+    toxicity: str | None = None
+    toxicity_label: str = "toxic"
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    perplexity_model: str | None = None
+    load_perplexity: Load | None = None
     pii: Privacy = "keep"
     where: tuple[str, ...] = ()
     score_only: bool = False
     dedup: Dedup = "minhash"
     skip_bad: bool = False
+
+    def shown(self) -> dict[str, Any]:
+        """All settings that are no function, for reports."""
+        return {name: value for name, value in asdict(self).items() if name != "load_perplexity"}
+
+    def files(self) -> list[str]:
+        """The files that are read beside documents: lists, tasks, models, and what stands in models' directories."""
+        models = (self.lid_model, self.quality_model, self.toxicity, self.perplexity_model)
+        named = map(Path, [*self.url_blocklists, *expand(self.decontaminate), *(model for model in models if model)])
+        found = [file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        return [str(file) for file in found if file.is_file()]
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether a check runs a neural network."""
+        return self.perplexity_model is not None or (self.toxicity is not None and Path(self.toxicity).is_dir())
 
 
 def read_documents(records: Iterable[Record], on_bad: OnBad | None) -> Iterator[Record]:
@@ -91,9 +113,10 @@ def read_documents(records: Iterable[Record], on_bad: OnBad | None) -> Iterator[
 
 @dataclass
 class Tally:
-    """What checks count beside the ledger: documents by language, lines {in, kept} where lines are dropped."""
+    """What checks count beside the ledger: lines {in, kept}, documents by language and perplexity."""
 
     languages: Counter[str] = field(default_factory=Counter)
+    perplexity: Counter[float] = field(default_factory=Counter)
     lines: Counter[str] = field(default_factory=Counter)
 
 
@@ -102,27 +125,24 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally, seen: Se
 
     `seen` tells whether a line was read before; by default it is what these checks themselves have read.
     Conditions come last, so that they see every score. Raises UsageError for settings that contradict one another,
-    and what `read_blocklist`, `load_identifier`, `rules`, `load_quality`, `load_toxicity`, `parse_conditions` raise.
+    and what the readers and loaders of what they name raise.
     """
     _agree(settings)
+    thresholds = settings.thresholds
     checks: list[Check] = []
     if settings.url_blocklists:
         checks.append(url_check(read_blocklist(settings.url_blocklists)))
-    if settings.c4_lines or settings.dedup_lines:
-        repeated = (SeenLines() if seen is None else seen) if settings.dedup_lines else None
-        checks.append(line_check(settings.c4_lines, repeated, ledger, tally.lines))
+    if settings.lines:
+        checks.append(line_check(settings.lines, SeenLines() if seen is None else seen, ledger, tally.lines))
     if settings.languages:
-        identify = load_identifier(settings.lid_model, settings.languages)
-        checks.append(language_check(identify, settings.languages, settings.lang_threshold, tally.languages))
-    if table := rules(settings.quality, settings.min_words, settings.min_sentences):
+        least = share(thresholds, "lang", 0.5)
+        identify = load_identifier(settings.lid_model, settings.languages, least)
+        checks.append(language_check(identify, settings.languages, least, tally.languages))
+    if table := rules(settings.quality, thresholds):
         checks.append(measure_check(table) if settings.score_only else quality_check(table))
-    if settings.quality_model is not None:
-        checks.append(classifier_check(load_quality(settings.quality_model), settings.quality_threshold))
-    toxicity = load_toxicity(settings.toxicity_words, settings.toxicity_model)
-    if toxicity is not None:
-        checks.append(toxicity_check(toxicity, settings.toxicity_threshold))
-    elif settings.toxicity_threshold is not None:
-        raise UsageError("a threshold of toxicity needs words or a model to score by")
+    if settings.decontaminate:
+        checks.append(contamination_check(Contamination(read_items(settings.decontaminate))))
+    checks += _model_checks(settings, tally)
     if settings.pii != "keep":
         checks.append(private_check(drop=settings.pii == "drop"))
     if settings.where:
@@ -130,17 +150,45 @@ def load_checks(settings: FilterSettings, ledger: Ledger, tally: Tally, seen: Se
     return checks
 
 
+def _model_checks(settings: FilterSettings, tally: Tally) -> Iterator[Check]:
+    """What models are asked of documents, the fastest first."""
+    thresholds = settings.thresholds
+    if settings.quality_model is not None:
+        yield classifier_check(load_quality(settings.quality_model), share(thresholds, "quality", 0.5))
+    if settings.toxicity is not None:
+        toxicity = load_toxicity(settings.toxicity, settings.toxicity_label)
+        yield toxicity_check(toxicity, share(thresholds, "toxicity", None))
+    if settings.perplexity_model is not None:
+        if settings.load_perplexity is None:
+            raise UsageError("who scores perplexity must be given, as l2.eval.perplexity.load_perplexity")
+        perplexity = settings.load_perplexity(settings.perplexity_model)
+        yield perplexity_check(perplexity, cuts(thresholds, "perplexity"), tally.perplexity)
+
+
 def _agree(settings: FilterSettings) -> None:
-    """Raises UsageError where something that drops or changes a text is asked for together with `score_only`."""
+    """Raises UsageError where something that drops or changes a text is asked for together with `score_only`.
+
+    And for a threshold that nothing is held against.
+    """
     asked = {
         "a URL block list": settings.url_blocklists,
-        "dropping lines": settings.c4_lines or settings.dedup_lines,
+        "dropping lines": settings.lines,
         "replacing private information": settings.pii == "replace",
         "a condition": settings.where,
         "dropping copies": settings.dedup != "none",
     }
     if settings.score_only and (against := [what for what, is_asked in asked.items() if is_asked]):
         raise UsageError(f"scoring only leaves every document as it is; {against[0]} is asked for too")
+    measured = {
+        "lang": ("--lang", bool(settings.languages)),
+        "quality": ("--quality-model", settings.quality_model is not None),
+        "toxicity": ("--toxicity", settings.toxicity is not None),
+        "perplexity": ("--perplexity-model", settings.perplexity_model is not None),
+    } | {
+        rule.name: (f"--quality {rule_set(rule.name)}", rule_set(rule.name) in settings.quality)
+        for rule in rules(RULE_SETS)
+    }
+    agree(settings.thresholds, measured)
 
 
 def scored(documents: Iterable[Record], checks: Sequence[Check]) -> Iterator[Record]:

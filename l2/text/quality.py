@@ -12,17 +12,16 @@ datatrove's FineWebQualityFilter: the paper writes 0.1 where the code has 0.01, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from l2.files.errors import UsageError
 from l2.text.lines import ELLIPSES, c4_fault
+from l2.text.thresholds import Threshold
 
 RULE_SETS = ("gopher", "c4", "fineweb")
 DEFAULT_SETS = ("gopher", "c4")
-MIN_WORDS, MAX_WORDS = 50, 100_000  # Gopher §A1.1
-MIN_SENTENCES = 3  # C4 §2.2
 STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])  # Gopher §A1.1
 BULLETS = ("•", "‣", "◦", "●", "▪", "-", "*")  # Gopher names no characters: ours
 FINEWEB_LINE_ENDS = tuple(".!?\"'”’…。．！？؟۔।")  # datatrove's five, and what ends a sentence in other scripts (ours)
@@ -209,20 +208,40 @@ class Rule(NamedTuple):
     most: float = float("inf")
     english: bool = False
 
+    @property
+    def bounds(self) -> list[float]:
+        """Those of the two that there are."""
+        return [bound for bound in (self.least, self.most) if abs(bound) != float("inf")]
 
-def rules(
-    sets: Iterable[str] = DEFAULT_SETS, min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES
-) -> list[Rule]:
+    def moved(self, threshold: Threshold) -> Rule:
+        """The rule with another bound, the lower one where it has two, or with two others.
+
+        Raises UsageError for two where it has one, and for one beyond the upper.
+        """
+        if isinstance(threshold, tuple) and len(self.bounds) == 1:
+            raise UsageError(f"{self.name} has one bound, not {threshold[0]:g} and {threshold[1]:g}")
+        if isinstance(threshold, tuple):
+            return self._replace(least=threshold[0], most=threshold[1])
+        if self.least == float("-inf"):
+            return self._replace(most=threshold)
+        if threshold > self.most:
+            raise UsageError(f"{self.name} of at least {threshold:g} and at most {self.most:g} leaves nothing")
+        return self._replace(least=threshold)
+
+
+def rules(sets: Iterable[str] = DEFAULT_SETS, thresholds: Mapping[str, Threshold] | None = None) -> list[Rule]:
     """The rules of `sets` in the order in which they are asked, cheap ones first.
 
-    `min_words` and `min_sentences` replace Gopher's 50 and C4's 3. Raises UsageError for a set not in RULE_SETS.
+    `thresholds` of some names replace the published ones (see `Rule.moved`); names of other rules are passed over.
+    Raises UsageError for a set not in RULE_SETS.
     """
+    thresholds = thresholds or {}
     sets = frozenset(sets)
     if unknown := sorted(sets - set(RULE_SETS)):
         raise UsageError(f"no set of quality rules {', '.join(unknown)!r}; there are {', '.join(RULE_SETS)}")
     # fmt: off
     table = [
-        Rule("gopher_words", words, least=min_words, most=MAX_WORDS),
+        Rule("gopher_words", words, least=50, most=100_000),
         Rule("gopher_mean_word_length", mean_word_length, least=3, most=10),
         Rule("gopher_hash_ratio", hash_ratio, most=0.1),
         Rule("gopher_ellipsis_ratio", ellipsis_ratio, most=0.1),
@@ -235,7 +254,7 @@ def rules(
         Rule("fineweb_newline_ratio", newline_ratio, most=0.3),
         Rule("c4_lorem_ipsum", lorem_ipsum, most=0),
         Rule("c4_curly_brackets", curly_brackets, most=0),
-        Rule("c4_sentences", sentences, least=min_sentences),
+        Rule("c4_sentences", sentences, least=3),
         Rule("gopher_duplicate_lines", duplicate_lines, most=0.30),
         Rule("gopher_duplicate_line_chars", duplicate_line_chars, most=0.20),
         Rule("fineweb_duplicate_line_chars", duplicate_line_chars, most=0.01),
@@ -247,7 +266,13 @@ def rules(
           for n, most in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True)),
     ]
     # fmt: on
-    return [rule for rule in table if rule.name.partition("_")[0] in sets]
+    table = [rule for rule in table if rule_set(rule.name) in sets]
+    return [rule.moved(thresholds[rule.name]) if rule.name in thresholds else rule for rule in table]
+
+
+def rule_set(name: str) -> str:
+    """Which of RULE_SETS a rule belongs to."""
+    return name.partition("_")[0]
 
 
 class Finding(NamedTuple):
@@ -274,5 +299,4 @@ def findings(page: Page, table: Sequence[Rule], language: str | None = None) -> 
         elif value > rule.most:
             yield Finding(rule.name, value, rule.most, False)
         else:
-            bounds = [bound for bound in (rule.least, rule.most) if abs(bound) != float("inf")]
-            yield Finding(rule.name, value, bounds if len(bounds) > 1 else bounds[0], True)
+            yield Finding(rule.name, value, rule.bounds[0] if len(rule.bounds) == 1 else rule.bounds, True)

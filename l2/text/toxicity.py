@@ -1,7 +1,7 @@
-"""How toxic a text is, from 0 to 1: by a list of words, or by a fastText classifier (paper §4.1, Figure 13).
+"""How toxic a text is, from 0 to 1: by a list of words, or by a classifier (paper §4.1, Figure 13).
 
-The paper scores each line with a HateBERT fine-tuned on ToxiGen and averages over the lines of a document. A fastText
-classifier is averaged in the same way; what a list of words does is ours.
+The paper scores each line with a HateBERT fine-tuned on ToxiGen and averages over the lines of a document. Classifiers
+of fastText and of Hugging Face's layout are averaged in the same way; what a list of words does is ours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.text.fasttext_model import LABEL, load_predict
+from l2.text.fasttext_model import LABEL, is_fasttext, load_predict
+from l2.text.hf_classifier import Probabilities, load_hf_classifier
 from l2.text.terms import Terms, Words, canonical
 
 TOXIC = 0.5  # paper Figure 13: a document at or above this is toxic
@@ -43,16 +44,16 @@ def load_words(path: str | Path) -> list[str]:
     return terms
 
 
-def load_toxicity(words: str | Path | None, model: str | Path | None, label: str = "toxic") -> Score | None:
-    """The score by a file of words, or by a classifier and its `label`; None where neither is named.
+def load_toxicity(path: str | Path, label: str = "toxic") -> Score:
+    """The score by what stands at `path`.
 
-    Raises UsageError for both, and what `load_words` and `by_model` raise.
+    A directory is a classifier of Hugging Face's layout, a file that begins with fastText's number is one of fastText,
+    and any other is a list of words. A classifier gives the probability of its `label`. Raises what `by_hf_model`,
+    `by_model` and `load_words` raise.
     """
-    if words is not None and model is not None:
-        raise UsageError("toxicity is scored by words or by a model, not by both")
-    if words is not None:
-        return by_words(load_words(words))
-    return by_model(model, label) if model is not None else None
+    if Path(path).is_dir():
+        return by_hf_model(path, label)
+    return by_model(path, label) if is_fasttext(Path(path)) else by_words(load_words(path))
 
 
 def by_words(terms: Iterable[str]) -> Score:
@@ -88,8 +89,19 @@ def by_model(path: str | Path, label: str = "toxic") -> Score:
     def probability(line: str) -> float:
         return next((p for p, name in predict(line, -1) if name == LABEL + label), 0.0)
 
+    return _averaged(lambda lines: list(map(probability, lines)))
+
+
+def by_hf_model(directory: str | Path, label: str = "toxic") -> Score:
+    """The same by a sequence classifier of Hugging Face's layout; raises what `load_hf_classifier` raises."""
+    return _averaged(load_hf_classifier(directory, label))
+
+
+def _averaged(probabilities: Probabilities) -> Score:
+    """The mean over the lines of a text that are not blank (paper Figure 13); 0 where there are none."""
+
     def score(text: str) -> float:
         lines = [line for line in text.split("\n") if line.strip()]
-        return sum(map(probability, lines)) / len(lines) if lines else 0.0
+        return sum(probabilities(lines)) / len(lines) if lines else 0.0
 
     return score

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from l2.text.pipeline import FilterSettings
 
 MANIFEST = "filter.json"
 PROCESS_BYTES = 150 << 20  # of memory: an interpreter with what the checks import, and a part's keys (LOG.md)
+TORCH_BYTES = 400 << 20  # of memory: torch, transformers, and the activations of a small model
 DOCUMENT_BYTES = 24  # of memory for each document while components of near copies are found
 DISK_BYTES = 260  # of keys and index for each document with --dedup minhash, beside the documents themselves
 GB = 1e9
@@ -145,9 +146,9 @@ def open_work(
 
 def _manifest(names: Sequence[str], settings: FilterSettings, resources: Resources) -> dict[str, Any]:
     """All that decides what the parts hold: settings, version, inputs and named models with sizes and times."""
-    asked = asdict(settings)
+    asked = settings.shown()
     files = {
-        name: f"{os.path.getsize(name):,} bytes of {os.stat(name).st_mtime_ns}" for name in (*names, *_models(settings))
+        name: f"{os.path.getsize(name):,} bytes of {os.stat(name).st_mtime_ns}" for name in (*names, *settings.files())
     }
     size = {"part_bytes": resources.part_bytes or part_size(data_bytes(names)), "l2_version": version()}
     shown = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in asked.items()}
@@ -155,16 +156,9 @@ def _manifest(names: Sequence[str], settings: FilterSettings, resources: Resourc
     return manifest
 
 
-def _models(settings: FilterSettings) -> list[str]:
-    """The files that `settings` name: models, lists."""
-    values = asdict(settings).values()
-    words = [word for value in values for word in (value if isinstance(value, tuple) else (value,))]
-    return [word for word in words if isinstance(word, str) and os.path.isfile(word)]
-
-
 def model_bytes(settings: FilterSettings) -> int:
-    """Bytes of the files that every process reads into memory."""
-    return sum(map(os.path.getsize, _models(settings)))
+    """Bytes of the files that every process reads into memory, and of torch where one needs it."""
+    return sum(map(os.path.getsize, settings.files())) + TORCH_BYTES * settings.needs_torch
 
 
 def _claim(work: Path, manifest: Mapping[str, Any]) -> None:

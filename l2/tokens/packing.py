@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from l2.files.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -44,18 +40,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def row_layout(lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions, from 0 in each sequence, and segments, from 1 on, of a row of sequences; both int64 [sum]."""
+def row_positions(lengths: Sequence[int]) -> np.ndarray:
+    """Positions, from 0 in each sequence, of a row of sequences; int64 [sum]. They tell the model which is which."""
     counts = np.asarray(lengths, dtype=np.int64)
     starts = np.cumsum(counts) - counts
-    return np.arange(counts.sum()) - np.repeat(starts, counts), np.repeat(np.arange(1, len(counts) + 1), counts)
-
-
-def document_mask(segments_BT: Tensor) -> Tensor:
-    """Who may look at whom, bool [B, 1, T, T]: earlier or equal positions of the same segment."""
-    import torch
-
-    T = segments_BT.shape[1]
-    causal = torch.ones(T, T, dtype=torch.bool, device=segments_BT.device).tril()
-    same = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return (same & causal)[:, None]
+    return np.arange(counts.sum()) - np.repeat(starts, counts)

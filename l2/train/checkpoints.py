@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from l2.files.atomic import atomic_dir, write_atomic
+from l2.files.errors import L2Error
 from l2.model.checkpoint import read_tensors
 
 OPTIMIZER, STATE, LOG = "optimizer.safetensors", "state.json", "log.jsonl"
@@ -25,21 +28,49 @@ def save_step(
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int = 2,
+    keep_every: int = 0,
 ) -> Path:
-    """Write checkpoints/step-NNNNNN in one rename, then delete all but the newest `keep`; returns its path."""
+    """Write checkpoints/step-NNNNNN in one rename, then delete all but the newest `keep`; returns its path.
+
+    Multiples of `keep_every` steps, unless that is 0, are never deleted. Raises L2Error, and leaves the others alone,
+    where it can't be written.
+    """
     path = out / "checkpoints" / f"step-{step:06d}"
-    with atomic_dir(path) as partial:
-        save_models(partial)
-        save_file(dict(optimizer), partial / OPTIMIZER)
-        (partial / STATE).write_bytes(orjson.dumps(dict(state) | {"step": step}, option=orjson.OPT_INDENT_2))
+    try:
+        with atomic_dir(path) as partial:
+            save_models(partial)
+            save_file(dict(optimizer), partial / OPTIMIZER)
+            (partial / STATE).write_bytes(orjson.dumps(dict(state) | {"step": step}, option=orjson.OPT_INDENT_2))
+    except (OSError, SafetensorError) as error:
+        raise L2Error(f"{path}: can't be saved ({_reason(error)}); earlier checkpoints are as they were") from None
     for old in _steps(out)[:-keep]:
-        shutil.rmtree(old)
+        if not keep_every or _step_of(old) % keep_every:
+            _remove(old)
     return path
+
+
+def _reason(error: Exception) -> str:
+    """What the system said: "No space left on device"."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    told = re.search(r"I/O error: (.+) \(os error", str(error))  # how safetensors words an error of the system
+    return told[1] if told else str(error)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint: under another name first, so that a kill in the middle leaves none that looks whole."""
+    gone = path.with_name(f".{path.name}.old-{os.getpid()}")
+    os.replace(path, gone)
+    shutil.rmtree(gone)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name[5:])
 
 
 def _steps(out: Path) -> list[Path]:
     found = [p for p in (out / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name)]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    return sorted(found, key=_step_of)
 
 
 def latest_step(out: Path) -> Path | None:
@@ -57,8 +88,9 @@ def load_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 class Log:
     """OUT/log.jsonl. Opened at step N, it forgets the lines of later steps that a killed run had written."""
 
-    def __init__(self, out: Path, step: int) -> None:
-        self.path = out / LOG
+    def __init__(self, out: Path, step: int, writes: bool = True) -> None:
+        """`writes`: False in every rank but the first."""
+        self.path, self.writes = out / LOG, writes
         self.last: dict[str, Any] = {}
         kept: list[bytes] = []
         for row in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
@@ -66,10 +98,16 @@ class Log:
             if row.endswith(b"\n") and (line := orjson.loads(row))["step"] <= step:
                 kept.append(row)
                 self.last = line
-        write_atomic(self.path, b"".join(kept))
+        if writes:
+            write_atomic(self.path, b"".join(kept))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line."""
-        with open(self.path, "ab", buffering=0) as f:
-            f.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         self.last = dict(line)
+        if not self.writes:
+            return
+        try:
+            with open(self.path, "ab", buffering=0) as f:
+                f.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        except OSError as error:
+            raise L2Error(f"{self.path}: can't be written ({error.strerror})") from None

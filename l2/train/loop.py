@@ -15,15 +15,17 @@ from torch import Tensor
 from l2.files.errors import L2Error, Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.model.checkpoint import AnyModel, read_weights, save_model
+from l2.model.checkpoint import AnyModel, model_tensors, read_weights, save_model
+from l2.model.config import ModelConfig
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.checkpoints import Log, latest_step, load_step, save_step
-from l2.train.meter import measured_peak
-from l2.train.optim import adamw, load_optimizer, optimizer_tensors, take_step
+from l2.train.compute import Compute, Sums
+from l2.train.meter import Energy, carbon, measured_peak
+from l2.train.optim import adamw, apply, clip_gradients, load_optimizer, optimizer_tensors
+from l2.train.ranks import ALONE, Ranks, slice_like
 from l2.train.schedule import cosine
+from l2.train.spikes import SPIKE, Usual
 from l2.train.stop import stop_wish
-
-Sums = dict[str, Tensor | float]
 
 
 @dataclass
@@ -46,8 +48,8 @@ class Micro:
 class Objective(Protocol):
     """What a stage trains on and how it is judged."""
 
-    def batch(self, step: int) -> list[Micro]:
-        """The micro-batches of a step: a function of the step alone."""
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
+        """The micro-batches of a step that `rank` of `world` computes: every world-th item, a function of the step."""
 
     def validation(self) -> list[Micro]:
         """Held-out micro-batches, or none."""
@@ -69,7 +71,11 @@ class Settings:
     dtype: torch.dtype = torch.float32  # of the products; weights and optimizer stay fp32
     save_every: int = 500
     eval_every: int = 100
-    keep: int = 2
+    keep: int = 2  # newest checkpoints
+    keep_every: int = 0  # steps between checkpoints that stay for good; 0: none
+    compiled: bool = False
+    recompute: str = "none"  # see `Compute`
+    on_spike: str = "warn"  # see `spikes`
 
 
 @dataclass
@@ -78,9 +84,17 @@ class Training:
 
     model: AnyModel
     optimizer: torch.optim.Optimizer
+    compute: Compute
+    ranks: Ranks = ALONE
     step: int = 0
     tokens: int = 0
-    started: float = field(default_factory=time.monotonic)
+    usual: dict[str, Usual] = field(default_factory=lambda: {"loss": Usual(), "grad_norm": Usual()})
+
+
+def prepare(model: AnyModel, objective: Objective, settings: Settings, ranks: Ranks = ALONE) -> Training:
+    """Everything that a first step needs. Over several ranks the weights of `model` are cut into slices."""
+    compute = Compute(model, objective, settings.dtype, settings.recompute, settings.compiled, ranks.mesh)
+    return Training(model, adamw(model, weight_decay=settings.weight_decay), compute, ranks)
 
 
 def number(value: Tensor | float) -> float:
@@ -88,58 +102,137 @@ def number(value: Tensor | float) -> float:
     return float(value.detach()) if isinstance(value, Tensor) else value
 
 
-def means(objective: Objective, model: AnyModel, micros: Sequence[Micro], dtype: torch.dtype) -> dict[str, float]:
-    """Every quantity of the objective over `micros`, divided by their count, without gradients."""
+def summed(
+    training: Training,
+    micros: Sequence[Micro],
+    spare: Callable[[], Micro],
+    learn: Callable[[Tensor], None] | None = None,
+) -> tuple[dict[str, float], float]:
+    """Every quantity of the objective over the micro-batches of all ranks, divided by their count, and their tokens.
+
+    learn: what to do with each mean loss. Ranks compute in step with one another: one that has fewer micro-batches
+    than another computes one of its own, or `spare`, again, for nothing.
+    """
+    ranks = training.ranks
+    count, tokens = ranks.total([sum(m.count for m in micros), sum(m.tokens for m in micros)])
+    rounds = int(ranks.most([len(micros)])[0])
     total: dict[str, float] = {}
-    with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-        for micro in micros:
-            for name, value in objective.sums(model, micro.to(model.device)).items():
-                total[name] = total.get(name, 0.0) + number(value)
-    count = sum(micro.count for micro in micros)
-    return {name: value / count for name, value in total.items()}
-
-
-def update(objective: Objective, training: Training, settings: Settings) -> dict[str, float]:
-    """One optimizer step: gradients of the global batch's mean loss, whatever the micro-batches (design.md §4.3)."""
-    model, step = training.model, training.step
-    micros = objective.batch(step)
-    count = sum(micro.count for micro in micros)
-    line: dict[str, float] = {}
-    for micro in micros:
-        with torch.autocast(model.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
-            sums = objective.sums(model, micro.to(model.device))
-        loss = sums["loss"]
-        assert isinstance(loss, Tensor)
-        (loss / count).backward()  # type: ignore[no-untyped-call]
+    for i in range(rounds):
+        micro, share = (micros[i], 1.0) if i < len(micros) else ((micros[0] if micros else spare()), 0.0)
+        sums = training.compute(micro.to(training.model.device))
+        if learn is not None:
+            assert isinstance(sums["loss"], Tensor)
+            learn(sums["loss"] * (share * ranks.world / count))  # which FSDP divides by the ranks again
         for name, value in sums.items():
-            line[name] = line.get(name, 0.0) + number(value) / count
+            total[name] = total.get(name, 0.0) + share * number(value)
+    names = sorted(total)
+    means = dict(zip(names, (value / count for value in ranks.total([total[name] for name in names])), strict=True))
+    return means, tokens
+
+
+def validate(training: Training, micros: Sequence[Micro]) -> dict[str, float]:
+    """Every quantity of the objective over held-out micro-batches, each a mean, without gradients."""
+    ranks = training.ranks
+    training.compute.eval()
+    training.compute.refresh()
+    with torch.no_grad():
+        means, _ = summed(training, micros[ranks.rank :: ranks.world], lambda: micros[0])
+    training.compute.train()
+    return means
+
+
+def update(objective: Objective, training: Training, settings: Settings) -> dict[str, Any]:
+    """One optimizer step: gradients of the global batch's mean loss, whatever the micro-batches (design.md §4.3).
+
+    Raises L2Error when the loss or the gradients are no numbers, and for a spike where `settings` says stop.
+    """
+    ranks, step, compute = training.ranks, training.step, training.compute
+
+    def learn(loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        compute.collect()
+
+    compute.refresh()
+    micros = objective.batch(step, ranks.rank, ranks.world)
+    means, tokens = summed(training, micros, lambda: objective.batch(0)[0], learn)
     lr = cosine(step, settings.steps, settings.lr, settings.warmup, settings.min_lr)
-    if not math.isfinite(line["loss"]):
-        raise L2Error(f"step {step + 1}: the loss is {line['loss']}; try a lower --lr (now {settings.lr:g})")
-    norm = take_step(training.optimizer, model.parameters(), lr, settings.grad_clip)
+    if not math.isfinite(means["loss"]):
+        raise L2Error(f"step {step + 1}: the loss is {means['loss']}; try a lower --lr (now {settings.lr:g})")
+    norm = clip_gradients(training.model.parameters(), lr, settings.grad_clip)
     training.step += 1
-    training.tokens += sum(micro.tokens for micro in micros)
-    return {"step": training.step, "tokens": training.tokens, **line, "lr": lr, "grad_norm": norm}
+    training.tokens += int(tokens)
+    line: dict[str, Any] = {"step": training.step, "tokens": training.tokens, **means, "lr": lr, "grad_norm": norm}
+    line |= {f"{name}_z": round(usual.z(line[name]), 2) for name, usual in training.usual.items()}
+    spike = max(line["loss_z"], line["grad_norm_z"]) > SPIKE
+    if spike and settings.on_spike == "stop":
+        raise L2Error(f"step {training.step}: {told_spike(line)}; --on-spike warn or skip goes on")
+    if spike and settings.on_spike == "skip":
+        training.optimizer.zero_grad(set_to_none=True)
+        return line | {"spike": "skipped"}
+    apply(training.optimizer, lr)
+    for name, usual in training.usual.items():
+        usual.add(line[name])
+    return line | ({"spike": "warned"} if spike else {})
 
 
-def _resume(run: Run, model: AnyModel, settings: Settings) -> Training:
-    training = Training(model, adamw(model, weight_decay=settings.weight_decay))
+def told_spike(line: Mapping[str, Any]) -> str:
+    """A spike in a sentence."""
+    loss, norm = (f"{line[n]:.3g} ({line[n + '_z']:+.1f} standard deviations)" for n in ("loss", "grad_norm"))
+    return f"a spike: loss {loss}, gradient norm {norm}"
+
+
+def _resume(run: Run, training: Training) -> None:
     path = latest_step(run.dir)
-    if path is not None:
-        tensors, state = load_step(path)
-        model.load_state_dict(read_weights(path, device=model.device), strict=not model.config.tie_embeddings)
-        load_optimizer(training.optimizer, model, tensors)
-        training.step, training.tokens = state["step"], state["tokens"]
-    return training
+    if path is None:
+        return
+    tensors, state = load_step(path)
+    model = training.model
+    there = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in read_weights(path).items():
+            there[name].copy_(slice_like(value, there[name]))
+    load_optimizer(training.optimizer, model, tensors)
+    training.step, training.tokens = state["step"], state["tokens"]
+    for name, values in state.get("usual", {}).items():
+        training.usual[name] = Usual(values)
 
 
 def _save(run: Run, training: Training, tokenizer: Tokenizer, settings: Settings) -> None:
-    def models(path: Path) -> None:
-        save_model(training.model, path, tokenizer)
-
+    weights = model_tensors(training.model)  # which takes all ranks
     optimizer = optimizer_tensors(training.optimizer, training.model)
-    save_step(run.dir, training.step, models, optimizer, {"tokens": training.tokens}, settings.keep)
-    run.save(tokens=training.tokens)
+    state = {"tokens": training.tokens, "usual": {name: list(usual.values) for name, usual in training.usual.items()}}
+
+    def models(path: Path) -> None:
+        save_model(training.model, path, tokenizer, weights)
+
+    with training.ranks.told():
+        if training.ranks.first:
+            save_step(run.dir, training.step, models, optimizer, state, settings.keep, settings.keep_every)
+            run.save(tokens=training.tokens)
+
+
+@dataclass
+class Meters:
+    """What a line says besides the mathematics, all of it different in each run."""
+
+    config: ModelConfig
+    peak: float  # FLOP/s of all ranks
+    energy: Energy
+    before: float = 0.0  # joules that earlier lives of the run spent
+
+    def line(self, tokens: int, seconds: float, seq: int) -> dict[str, float]:
+        """Of one step."""
+        rate = tokens / seconds
+        flops, common = self.config.flops_per_token(seq), self.config.common_flops_per_token(seq)
+        return {
+            "tokens_per_s": round(rate, 1),
+            "mfu": round(rate * flops / self.peak, 4),
+            "mfu_common": round(rate * common / self.peak, 4),
+            "joules": round(self.before + self.energy.joules(), 1),
+        }
+
+
+TIMINGS = ("tokens_per_s", "mfu", "mfu_common", "joules")  # fields of a line in which two equal runs differ
 
 
 def train(
@@ -149,6 +242,7 @@ def train(
     run: Run,
     tokenizer: Tokenizer,
     *,
+    ranks: Ranks = ALONE,
     on_progress: OnProgress = ignore,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -156,29 +250,33 @@ def train(
 
     Raises Stopped after saving when a signal asks for it, and L2Error when the loss is no longer a number.
     """
-    model.train()
-    training = _resume(run, model, settings)
+    config = model.config
+    training = prepare(model.train(), objective, settings, ranks)
+    _resume(run, training)
+    log = Log(run.dir, training.step, ranks.first)
     peak = measured_peak(model.device, settings.dtype)
-    log = Log(run.dir, training.step)
+    meters = Meters(config, peak * ranks.world, Energy(model.device), log.last.get("joules", 0.0))
     with stop_wish() as wish:
         while training.step < settings.steps:
             start, tokens = time.monotonic(), training.tokens
-            line: dict[str, Any] = update(objective, training, settings)
-            rate = (training.tokens - tokens) / (time.monotonic() - start)
-            flops = model.config.flops_per_token(model.config.max_seq_len)
-            line |= {"tokens_per_s": round(rate, 1), "mfu": round(rate * flops / peak, 4)}
+            line = update(objective, training, settings)
+            line |= meters.line(training.tokens - tokens, time.monotonic() - start, config.max_seq_len)
             last = training.step == settings.steps
             if (last or training.step % settings.eval_every == 0) and (held_out := objective.validation()):
-                model.eval()
-                values = means(objective, model, held_out, settings.dtype)
-                model.train()
-                line |= {f"val_{name}": value for name, value in values.items()}
+                line |= {f"val_{name}": value for name, value in validate(training, held_out).items()}
             log.write(line)
             on_log(line)
-            on_progress(training.step, settings.steps, f"loss {line['loss']:.3f}, {rate:,.0f} tokens/s")
-            if last or wish.name or training.step % settings.save_every == 0:
+            on_progress(training.step, settings.steps, f"loss {line['loss']:.3f}, {line['tokens_per_s']:,.0f} tokens/s")
+            stop = bool(ranks.most([wish.name is not None])[0])
+            if last or stop or training.step % settings.save_every == 0:
                 _save(run, training, tokenizer, settings)
-            if wish.name and not last:
-                raise Stopped(f"{wish.name} at step {training.step}, saved; run the same command again to go on")
-    save_model(model.eval(), run.dir, tokenizer)
+            if stop and not last:
+                why = wish.name or "another rank"
+                raise Stopped(f"{why} at step {training.step}, saved; run the same command again to go on")
+    joules = log.last.get("joules", 0.0)
+    weights = model_tensors(model.eval())
+    with ranks.told():
+        if ranks.first:
+            run.save(joules=joules, energy=meters.energy.source, gco2e=round(carbon(joules), 3), peak_flops=peak)
+            save_model(model, run.dir, tokenizer, weights)
     return log.last

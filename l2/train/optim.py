@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from l2.files.errors import L2Error
+from l2.train.ranks import slice_like, whole
 
 
 def adamw(model: nn.Module, *, weight_decay: float = 0.1) -> torch.optim.AdamW:
@@ -26,20 +27,32 @@ def take_step(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], lr: f
 
     Raises L2Error, and leaves the weights as they are, for gradients that are no numbers.
     """
-    norm = float(nn.utils.clip_grad_norm_(weights, clip))
+    norm = clip_gradients(weights, lr, clip)
+    apply(optimizer, lr)
+    return norm
+
+
+def clip_gradients(weights: Iterable[Tensor], lr: float, clip: float) -> float:
+    """Clip the gradients to norm `clip`; returns the norm before. Raises L2Error for gradients that are no numbers."""
+    found = nn.utils.clip_grad_norm_(weights, clip)
+    norm = float(found.full_tensor() if hasattr(found, "full_tensor") else found)
     if not math.isfinite(norm):
         raise L2Error(f"the norm of the gradients is {norm}: training has diverged; try a lower --lr (now {lr:g})")
+    return norm
+
+
+def apply(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Update the weights at learning rate `lr`, and clear the gradients."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state as {weight.exp_avg: tensor, ...}, for a safetensors file."""
+    """The optimizer's state as {weight.exp_avg: tensor, ...}, whole and on the CPU, for a safetensors file."""
     return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+        f"{name}.{key}": whole(value)
         for name, weight in model.named_parameters()
         for key, value in optimizer.state.get(weight, {}).items()
     }
@@ -52,4 +65,4 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
         name, _, key = full_name.rpartition(".")
         weight = weights[name]
         # fused AdamW keeps its step count beside the weight
-        optimizer.state[weight][key] = value.to(weight.device).clone()
+        optimizer.state[weight][key] = slice_like(value, weight).clone()

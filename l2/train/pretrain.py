@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from l2.files.errors import BadInput, UsageError
 from l2.model.transformer import LanguageModel
-from l2.tokens.packing import document_mask
 from l2.tokens.shards import Shard
-from l2.train.loop import Micro, Sums
+from l2.train.compute import Sums
+from l2.train.fused import cross_entropy
+from l2.train.loop import Micro
 from l2.train.mix import EVERYTHING, Planned, Source, source_of_each
 from l2.train.order import MixedOrder
 
@@ -32,7 +32,7 @@ def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> 
     """
 
     def chunk_losses(hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(model.head(hidden), targets, reduction="none")
+        return cross_entropy(model, hidden, targets)
 
     if len(hidden_ND) <= CHUNK:
         return chunk_losses(hidden_ND, targets_N)
@@ -43,10 +43,9 @@ def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> 
 def packed_loss(model: LanguageModel, tensors: Mapping[str, Tensor]) -> Sums:
     """Summed loss of packed rows; only positions whose `targets_BT` is not -1 are learned.
 
-    tensors: tokens_BT, positions_BT (from 0 in each document), segments_BT (which document), targets_BT.
+    tensors: tokens_BT, positions_BT (from 0 in each document), targets_BT.
     """
-    mask = document_mask(tensors["segments_BT"])
-    hidden = model.hidden(tensors["tokens_BT"], tensors["positions_BT"], mask)
+    hidden = model.hidden(tensors["tokens_BT"], tensors["positions_BT"])
     learned = tensors["targets_BT"] >= 0
     return {"loss": token_losses(model, hidden[learned], tensors["targets_BT"][learned]).sum()}
 
@@ -55,12 +54,12 @@ class Windows:
     """All windows of `length` tokens that the shards hold, one stream after another; the rest at a shard's end
     that fills no window is its last, shorter, window. Every token is the target of exactly one window."""
 
-    def __init__(self, shards: Sequence[Shard], length: int) -> None:
+    def __init__(self, shards: Sequence[Shard], length: int, what_for: str = "to train on") -> None:
         self.shards, self.length = shards, length
         self.counts = [max(0, -(-(shard.token_count - 1) // length)) for shard in shards]  # of each shard
         self._ends = list(accumulate(self.counts))
         if not self._ends or not self._ends[-1]:
-            raise BadInput(", ".join(str(s.path) for s in shards), "fewer than 2 tokens", "tokens to train on")
+            raise BadInput(", ".join(str(s.path) for s in shards), "fewer than 2 tokens", f"tokens {what_for}")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -69,7 +68,7 @@ class Windows:
         """Window `index`: up to length + 1 tokens, the last of which is a target only."""
         shard = bisect_right(self._ends, index)
         first = (index - (self._ends[shard - 1] if shard else 0)) * self.length
-        return np.asarray(self.shards[shard].tokens[first : first + self.length + 1], dtype=np.int64)
+        return self.shards[shard].read(first, first + self.length + 1).astype(np.int64)
 
 
 def window_micro(windows: Sequence[np.ndarray], length: int, bos_id: int, cross_document: bool = False) -> Micro:
@@ -88,7 +87,6 @@ def window_micro(windows: Sequence[np.ndarray], length: int, bos_id: int, cross_
     arrays = {
         "tokens_BT": tokens,
         "positions_BT": positions,
-        "segments_BT": starts.cumsum(axis=1),
         "targets_BT": np.where(learned, targets, -1),
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
@@ -126,11 +124,14 @@ class Pretraining:
         for source, size, visits in zip(sources, sizes, self.order.visits, strict=True):
             if not visits:
                 raise UsageError(f"--mix: {source.epochs:g} epochs of the {size} windows of {source.pattern} are none")
+        if len(self.order) < batch:
+            found = f"{len(self.order):,} windows of {length} tokens, fewer than one batch of {batch:,}"
+            raise UsageError(f"the shards hold {found}; lower --batch-tokens or --seq-len, or give more shards")
         self.batch_size, self.micro, self.bos_id = batch, micro, bos_id
         self.cross_document = cross_document
         self._held_out: list[Micro] = []
         if held_out:
-            windows = Windows(held_out, length)
+            windows = Windows(held_out, length, "to validate on")
             some = [windows[i] for i in range(min(len(windows), held_out_windows))]
             self._held_out = list(self._micros(some))
 
@@ -142,7 +143,7 @@ class Pretraining:
     @property
     def epoch_steps(self) -> int:
         """Steps of one pass: whole batches alone, so that no window is seen more often than its epochs say."""
-        return max(1, len(self.order) // self.batch_size)
+        return len(self.order) // self.batch_size
 
     def planned(self, steps: int) -> list[Planned]:
         """What a run of `steps` reads of each source; tokens as if all windows of a source were of its mean length."""
@@ -155,9 +156,10 @@ class Pretraining:
             for source, n, times in zip(self.sources, tokens, epochs, strict=True)
         ]
 
-    def batch(self, step: int) -> list[Micro]:
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The windows of `step`, see `Objective`."""
-        return list(self._micros([self.windows[i] for i in self.order.step_items(step, self.batch_size)]))
+        items = self.order.step_items(step, self.batch_size)[rank::world]
+        return list(self._micros([self.windows[i] for i in items]))
 
     def validation(self) -> list[Micro]:
         """The first windows of the held-out shards."""

@@ -27,8 +27,7 @@ from l2.model.device import keep_memory
 from l2.model.transformer import LanguageModel
 from l2.tokens.chat import encode_prompt, fold_system
 from l2.tokens.tokenizer import Tokenizer, train_tokenizer
-from l2.train.loop import Objective, Settings, Training, update
-from l2.train.optim import adamw
+from l2.train.loop import Objective, Settings, prepare, update
 from tests.conftest import small_config
 
 NAMES = ("cat", "dog", "hill", "mat", "tea", "bread")
@@ -41,9 +40,10 @@ keep_memory()  # long rows: without it half the time goes to the kernel
 
 def take(model: AnyModel, objective: Objective, steps: int, lr: float) -> None:
     """Train in place."""
-    training = Training(model.train(), adamw(model, weight_decay=0.0))
+    plan = Settings(steps=steps, lr=lr, warmup=5, weight_decay=0.0)
+    training = prepare(model.train(), objective, plan)
     for _ in range(steps):
-        update(objective, training, Settings(steps=steps, lr=lr, warmup=5))
+        update(objective, training, plan)
     model.eval()
 
 

@@ -119,23 +119,21 @@ def test_each_dialog_is_read_as_often_as_the_mix_says(size, epochs, passes, seed
     assert max(times) - min(times) <= 1
 
 
-def rows_of(objective: FineTuning) -> list[list[int]]:
-    """All rows in the order of training, without padding."""
-    micros = [micro.tensors for step in range(objective.steps) for micro in objective.batch(step)]
-    pairs = [pair for t in micros for pair in zip(t["tokens_BT"], t["segments_BT"], strict=True)]
-    return [tokens[segments > 0].tolist() for tokens, segments in pairs]
+def rows_of(objective: FineTuning) -> list[list[tuple[int, ...]]]:
+    """All rows in the order of training, each as its dialogs: padding is 0 at position 0."""
+    rows = []
+    for tensors in (micro.tensors for step in range(objective.steps) for micro in objective.batch(step)):
+        for tokens, positions in zip(tensors["tokens_BT"].numpy(), tensors["positions_BT"].numpy(), strict=True):
+            parts = np.split(tokens, np.flatnonzero(positions == 0)[1:])
+            rows.append([tuple(part.tolist()) for part in parts if part.tolist() != [0]])
+    return rows
 
 
 def test_every_pass_reads_every_dialog_by_its_source(tokenizer):
     few, many = encode_examples(dialog_records(4), tokenizer, 64), encode_examples(dialog_records(30), tokenizer, 64)
     objective = FineTuning([Source(few, 2.0), Source(many, 0.5)], 64, 4, 2, 2, seed=0)
-    read = Counter()
-    tokens = 0
-    for step in range(objective.steps):
-        for micro in objective.batch(step):
-            tokens += micro.tokens
-            for row, segments in zip(micro.tensors["tokens_BT"], micro.tensors["segments_BT"], strict=True):
-                read.update(tuple(row[segments == s].tolist()) for s in range(1, int(segments.max()) + 1))
+    read = Counter(dialog for row in rows_of(objective) for dialog in row)
+    tokens = sum(micro.tokens for step in range(objective.steps) for micro in objective.batch(step))
     own = Counter(tuple(e.ids.tolist()) for e in few), Counter(tuple(e.ids.tolist()) for e in many)
     expected = Counter({key: 4 * n for key, n in own[0].items()}) + own[1]
     assert read == expected and tokens == sum(len(key) * n for key, n in expected.items())

@@ -153,10 +153,14 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--where", "a < 1", "--score-only"], 2, "a condition is asked for too"),
         (["docs.jsonl", "--score-only", "--dedup", "exact"], 2, "dropping copies is asked for too"),
         (["docs.jsonl", "--score-only", "--explain", "1"], 2, "nothing to explain"),
-        (["docs.jsonl", "--toxicity-threshold", "0.5"], 2, "needs words or a model"),
-        (["docs.jsonl", "--toxicity-words", "docs.jsonl", "--toxicity-model", "x"], 2, "not by both"),
-        (["docs.jsonl", "--toxicity-words", "none.txt"], 1, "none.txt: no such file"),
-        (["docs.jsonl", "--lang-threshold", "2"], 2, "--lang-threshold"),
+        (["docs.jsonl", "--threshold", "toxicity=0.5"], 2, "a threshold of toxicity needs --toxicity"),
+        (["docs.jsonl", "--toxicity", "none.txt"], 1, "none.txt: no such file"),
+        (["docs.jsonl", "--lang", "en", "--threshold", "lang=2"], 2, "lang is a number from 0 to 1, not 2"),
+        (["docs.jsonl", "--threshold", "gopher_words"], 2, "'gopher_words' is no threshold; one is NAME=NUMBER"),
+        (["docs.jsonl", "--threshold", "gopher_word=2"], 2, "nothing called 'gopher_word' has a threshold"),
+        (["docs.jsonl", "--decontaminate", "none.jsonl"], 1, "none.jsonl: no such file"),
+        (["docs.jsonl", "--decontaminate", "docs.jsonl", "empty.jsonl"], 65, "empty.jsonl: found no items"),
+        (["docs.jsonl", "--lines", "c4,c5"], 2, "no rules about lines 'c5'"),
         (["docs.jsonl", "--shard", "1/2"], 2, "a shard needs a --work directory"),
         (["docs.jsonl", "--shard", "0/2", "--work", "w"], 2, "there is no shard 0 of 2"),
         (["docs.jsonl", "--shard", "two", "--work", "w"], 2, "--shard 'two': give I/N"),
@@ -198,7 +202,7 @@ def test_lines_that_go_are_rows_of_the_ledger(tmp_path):
     write_records(
         path, ({"id": str(i), "text": f"Home | News\n{page(i)}\nSeen {i} times today, friends."} for i in range(2))
     )
-    done = l2_filter(path, "-o", out, "--c4-lines", "--dedup-lines", "--rejects", rejects)
+    done = l2_filter(path, "-o", out, "--lines", "c4,dedup", "--rejects", rejects)
     assert done.returncode == 0, done.stderr
     assert [d["text"] for d in read_records([out])] == [f"{page(0)}\nSeen 0 times today, friends.", page(1)]
     assert [(row["id"], row["text_line"], row["rule"]) for row in read_records([rejects])] == [
@@ -239,7 +243,7 @@ def test_a_document_is_explained(documents, tmp_path):
 def test_scores_first_and_the_decision_later(documents, tmp_path):
     words, rejects = tmp_path / "words.txt", tmp_path / "r.jsonl"
     words.write_text("short\n")
-    scored = l2_filter(documents, "--score-only", "--toxicity-words", words)
+    scored = l2_filter(documents, "--score-only", "--toxicity", words)
     rows = [json.loads(line) for line in scored.stdout.splitlines()]
     assert [(row["id"], row["scores"]["toxicity"]) for row in rows] == [
         ("0", 0.0), ("1", 0.0), ("2", 0.0), ("3", 1.0), ("4", 0.0)
@@ -270,8 +274,8 @@ def test_shards_and_then_the_rest_as_the_help_has_it(documents, tmp_path):
 def test_jobs_share_what_comes_through_a_pipe(documents, tmp_path):
     data = documents.read_bytes()
     alone = l2_filter("--rejects", tmp_path / "a", stdin=data)
-    two = l2_filter("--rejects", tmp_path / "b", "--jobs", 2, "--dedup-lines", "--quiet", stdin=data)
-    one = l2_filter("--rejects", tmp_path / "c", "--dedup-lines", stdin=data)
+    two = l2_filter("--rejects", tmp_path / "b", "--jobs", 2, "--lines", "dedup", "--quiet", stdin=data)
+    one = l2_filter("--rejects", tmp_path / "c", "--lines", "dedup", stdin=data)
     assert (two.returncode, two.stderr) == (0, b"")
     assert two.stdout == one.stdout and (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes() != b""
     assert alone.stdout == l2_filter("--memory", 4, "--dedup", "minhash", stdin=data).stdout != b""

@@ -18,7 +18,6 @@ from l2.files.errors import BadInput, L2Error
 from l2.model.checkpoint import load_model, load_reward_model, new_model, save_model, scalar_from, weight_files
 from l2.model.config import config_from_hf
 from l2.model.transformer import KVCache, LanguageModel
-from l2.tokens.packing import document_mask
 from tests.conftest import small_config
 
 SHAPES = {"mha": 4, "gqa": 2, "mqa": 1}
@@ -149,12 +148,11 @@ def test_packed_documents_equal_documents_alone():
     spread(model)
     x = tokens(1, 30)
     cuts = [0, 7, 8, 30]
-    segments = torch.zeros(1, 30, dtype=torch.long)
     positions = torch.zeros(1, 30, dtype=torch.long)
-    for n, (a, b) in enumerate(pairwise(cuts)):
-        segments[0, a:b], positions[0, a:b] = n, torch.arange(b - a)
+    for a, b in pairwise(cuts):
+        positions[0, a:b] = torch.arange(b - a)
     with torch.no_grad():
-        packed = model(x, positions, document_mask(segments))
+        packed = model(x, positions)
         for a, b in pairwise(cuts):
             torch.testing.assert_close(packed[:, a:b], model(x[:, a:b]), atol=1e-5, rtol=0)
 

@@ -168,16 +168,16 @@ def test_shares_and_their_standard_errors(count, more):
     assert found["share"] == pytest.approx(mean) and found["stderr"] == pytest.approx(spread / sqrt(n), abs=1e-9)
 
 
-def test_toxicity_in_ten_bins_whose_lower_ends_belong_to_them(tmp_path):
+def test_toxicity_in_ten_bins_whose_lower_ends_belong_to_them(tmp_path, lid_model):
     (tmp_path / "words.txt").write_text("drat\n")
     texts = ["Drat. " * bad + "Well. " * (10 - bad) for bad in range(11)]
     path = write(tmp_path / "d.jsonl", [{"text": text} for text in texts])
-    toxicity = run(path, toxicity_words=str(tmp_path / "words.txt"))["toxicity"]
+    toxicity = run(path, toxicity=str(tmp_path / "words.txt"))["toxicity"]
     assert [found["count"] for found in toxicity["histogram"]] == [1] * 9 + [2]
     assert (toxicity["count"], toxicity["of"], toxicity["threshold"]) == (6, 11, 0.5)
     assert [(found["from"], found["to"]) for found in toxicity["histogram"]][4:6] == [(0.4, 0.5), (0.5, 0.6)]
-    with pytest.raises(UsageError, match="not by both"):
-        run(path, toxicity_words="a", toxicity_model="b")
+    with pytest.raises(UsageError, match="no label"):
+        run(path, toxicity=str(lid_model), toxicity_label="toxic")
 
 
 def test_in_english_documents_alone_where_languages_are_known(tmp_path, lid_model):

@@ -131,7 +131,8 @@ def pages(tmp_path):
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.25, 0.5, 1.0])
 def test_toxicity_is_scored_and_rejected_only_above_a_threshold(pages, threshold):
     path, words = pages
-    kept, rows, report = run(path, toxicity_words=words, toxicity_threshold=threshold)
+    thresholds = {} if threshold is None else {"toxicity": threshold}
+    kept, rows, report = run(path, toxicity=words, thresholds=thresholds)
     limit = 1.0 if threshold is None else threshold
     assert [(d["id"], d["scores"]) for d in kept] == [
         (str(i), {"toxicity": score}) for i, score in enumerate(TOXICITY) if score <= limit
@@ -145,7 +146,7 @@ def test_toxicity_is_scored_and_rejected_only_above_a_threshold(pages, threshold
 def test_scores_first_then_the_same_decision(pages, tmp_path):
     """What a rule decides at once is what conditions on its score decide later, and nothing is measured again."""
     path, words = pages
-    scored, rows, report = run(path, score_only=True, quality=RULE_SETS, toxicity_words=words, pii="drop")
+    scored, rows, report = run(path, score_only=True, quality=RULE_SETS, toxicity=words, pii="drop")
     assert ([d["text"] for d in scored], rows, report["rejected"]) == (PAGES, [], 0)
     table = rules(RULE_SETS)
     for document, toxicity in zip(scored, TOXICITY, strict=True):
@@ -155,7 +156,7 @@ def test_scores_first_then_the_same_decision(pages, tmp_path):
     later = tmp_path / "scored.jsonl"
     later.write_text("".join(json.dumps({**d, "text": "gone"}) + "\n" for d in scored))  # so that no score can be new
     for now, where in (
-        ({"toxicity_words": words, "toxicity_threshold": 0.25}, ["scores.toxicity <= 0.25"]),
+        ({"toxicity": words, "thresholds": {"toxicity": 0.25}}, ["scores.toxicity <= 0.25"]),
         (
             {"quality": ("c4",)},
             ["scores.c4_lorem_ipsum == 0", "scores.c4_curly_brackets <= 0", "scores.c4_sentences >= 3"],
@@ -175,8 +176,8 @@ def test_scores_are_added_to_those_that_are_there(pages, tmp_path):
     first, _, _ = run(path, score_only=True, quality=("gopher",))
     again = tmp_path / "again.jsonl"
     again.write_text("".join(json.dumps(d) + "\n" for d in first))
-    second, _, _ = run(again, score_only=True, quality=("c4",), toxicity_words=words)
-    both, _, _ = run(path, score_only=True, quality=("gopher", "c4"), toxicity_words=words)
+    second, _, _ = run(again, score_only=True, quality=("c4",), toxicity=words)
+    both, _, _ = run(path, score_only=True, quality=("gopher", "c4"), toxicity=words)
     assert second == both
 
 
@@ -185,10 +186,13 @@ def test_scores_are_added_to_those_that_are_there(pages, tmp_path):
     [
         ({"score_only": True, "dedup": "exact"}, "dropping copies is asked for too"),
         ({"score_only": True, "where": ("a < 1",)}, "a condition is asked for too"),
-        ({"score_only": True, "c4_lines": True}, "dropping lines is asked for too"),
+        ({"score_only": True, "lines": ("c4",)}, "dropping lines is asked for too"),
         ({"score_only": True, "pii": "replace"}, "replacing private information is asked for too"),
-        ({"toxicity_threshold": 0.5}, "needs words or a model"),
-        ({"toxicity_words": "a", "toxicity_model": "b"}, "not by both"),
+        ({"thresholds": {"toxicity": 0.5}}, "a threshold of toxicity needs --toxicity"),
+        ({"thresholds": {"lang": 0.5}}, "a threshold of lang needs --lang"),
+        ({"thresholds": {"fineweb_short_lines": 0.5}}, "needs --quality fineweb"),
+        ({"thresholds": {"words": 5}}, "nothing called 'words' has a threshold; what has is lang, .*gopher_words"),
+        ({"lines": ("c5",)}, "no rules about lines 'c5'; there are c4, dedup"),
     ],
 )
 def test_settings_that_contradict_one_another(pages, changes, sentence):

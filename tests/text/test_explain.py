@@ -48,7 +48,7 @@ def documents(tmp_path):
 @pytest.mark.parametrize("lines", [False, True])
 def test_the_first_reject_is_the_ledgers_row(documents, tmp_path, dedup, pii, lines):
     asked = FilterSettings(
-        dedup=dedup, pii=pii, c4_lines=lines, dedup_lines=lines, url_blocklists=(str(tmp_path / "block"),)
+        dedup=dedup, pii=pii, lines=("c4", "dedup") if lines else (), url_blocklists=(str(tmp_path / "block"),)
     )
     kept, ledger = Rows(), Rows()
     filter_documents([documents], kept, Ledger(ledger), asked)
@@ -91,8 +91,9 @@ def test_nothing_is_read_beyond_it_and_a_missing_one_is_told(documents):
 def test_toxicity_and_conditions_are_explained_as_the_ledger_has_them(documents, tmp_path, threshold):
     (tmp_path / "words").write_text("repeated\n")
     where = ("scores.toxicity <= 0.5", 'id != "menu"', "scores.lang_p >= 0.5")
+    thresholds = {} if threshold is None else {"toxicity": threshold}
     asked = FilterSettings(
-        quality=(), dedup="none", toxicity_words=str(tmp_path / "words"), toxicity_threshold=threshold, where=where
+        quality=(), dedup="none", toxicity=str(tmp_path / "words"), thresholds=thresholds, where=where
     )
     kept, ledger = Rows(), Rows()
     filter_documents([documents], kept, Ledger(ledger), asked)

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = [f"{a}{b}{c}" for a in ("ka", "lo", "mi") for b in ("tu", "se", "ra") for c in ("no", "vi", "da")]
 MENU = ["Home and news and more for you today.", "Read on.", "Copyright 2020 by the Example Company of this place."]
 SMALL = Resources(part_bytes=20_000)
+LINES = ((), ("dedup",))  # without, with
 SETTINGS = FilterSettings(quality=("gopher",), skip_bad=True)
 
 
@@ -113,14 +114,14 @@ def alone(files, tmp_path_factory) -> dict[tuple[str, bool], bytes]:
     """What one process writes without cutting anything, for each dedup, with and without repeated lines."""
     directory = tmp_path_factory.mktemp("alone")
     return {
-        (dedup, lines): run(files, directory / "out", replace(SETTINGS, dedup=dedup, dedup_lines=lines), Resources())
+        (dedup, lines): run(files, directory / "out", replace(SETTINGS, dedup=dedup, lines=LINES[lines]), Resources())
         for dedup in ("none", "exact", "minhash")
         for lines in (False, True)
     }
 
 
 def test_it_finds_what_one_stream_in_memory_finds(files, tmp_path):
-    settings = replace(SETTINGS, dedup_lines=True)
+    settings = replace(SETTINGS, lines=("dedup",))
     near, rules = one_stream(files, settings, tmp_path / "plain")
     run(files, tmp_path / "out", settings)
     assert (tmp_path / "out").read_bytes() == (tmp_path / "plain").read_bytes()
@@ -142,7 +143,7 @@ def test_it_finds_what_one_stream_in_memory_finds(files, tmp_path):
     ],
 )
 def test_parts_change_no_byte(files, alone, tmp_path, dedup, lines, sizes):
-    settings = replace(SETTINGS, dedup=dedup, dedup_lines=lines)
+    settings = replace(SETTINGS, dedup=dedup, lines=LINES[lines])
     for size in sizes:
         assert run(files, tmp_path / "out", settings, Resources(part_bytes=size)) == alone[dedup, lines]
 
@@ -152,13 +153,13 @@ def test_ranges_of_keys_and_tasks_of_components_change_no_byte(files, alone, tmp
     monkeypatch.setattr(copies, "TASK_PAIRS", 40)
     work = tmp_path / "work"
     few = replace(SMALL, work=str(work), memory=4)
-    assert run(files, tmp_path / "out", replace(SETTINGS, dedup_lines=True), few) == alone["minhash", True]
+    assert run(files, tmp_path / "out", replace(SETTINGS, lines=("dedup",)), few) == alone["minhash", True]
     assert len(list(work.glob("copies/band-0-*"))) > 3 < len(list(work.glob("lines/seen-*")))
     assert len(list(work.glob("copies/near-*"))) > 3
 
 
 def test_processes_and_shards_change_no_byte(files, alone, tmp_path):
-    settings = replace(SETTINGS, dedup_lines=True)
+    settings = replace(SETTINGS, lines=("dedup",))
     for jobs in (2, 3):
         assert run(files, tmp_path / "out", settings, replace(SMALL, jobs=jobs)) == alone["minhash", True]
     shared = replace(SMALL, work=str(tmp_path / "work"))
@@ -186,7 +187,7 @@ def test_killed_in_every_stage_it_goes_on_to_the_same_bytes(files, alone, tmp_pa
     code = f"""
 from tests.text.test_filtering import *
 where = replace(SMALL, work={str(work)!r})
-run({list(map(str, files))!r}, Path({str(out)!r}), replace(SETTINGS, dedup_lines=True), where)
+run({list(map(str, files))!r}, Path({str(out)!r}), replace(SETTINGS, lines=("dedup",)), where)
 """
     finished: dict[Path, int] = {}
     for stage in STAGES:
@@ -198,7 +199,7 @@ run({list(map(str, files))!r}, Path({str(out)!r}), replace(SETTINGS, dedup_lines
         assert any(work.glob(stage))
         assert all(path.stat().st_ino == inode for path, inode in finished.items())  # nothing is done twice
         finished = {path: path.stat().st_ino for path in work.glob("*/[!.]*")}
-    settings = replace(SETTINGS, dedup_lines=True)
+    settings = replace(SETTINGS, lines=("dedup",))
     assert run(files, out, settings, replace(SMALL, work=str(work))) == alone["minhash", True]
     assert not [path for path in work.rglob(".*") if path.name != ".lock"]  # what was half written is gone
 
@@ -212,7 +213,7 @@ def test_the_earliest_bad_line_stops_it_whoever_finds_it(files, tmp_path, jobs, 
     good[250:250] = [b"torn {"]
     good[120:120] = [b'{"text": "deep", "x": ' + b"[" * 300 + b"]" * 300 + b"}"]
     path.write_bytes(b"\n".join(good))
-    settings = replace(SETTINGS, skip_bad=False, dedup_lines=lines)
+    settings = replace(SETTINGS, skip_bad=False, lines=LINES[lines])
     with pytest.raises(BadInput, match=r"docs\.jsonl:121: found no valid JSON"):
         run([path], tmp_path / "out", settings, replace(SMALL, jobs=jobs))
     assert not (tmp_path / "out").exists()
@@ -237,14 +238,14 @@ def test_hostile_lines_lose_no_row(tmp_path, lines, ended):
     path.write_bytes(data)
     total = sum(bool(line.strip()) for line in data.split(b"\n"))
     asked = FilterSettings(
-        c4_lines=True, dedup_lines=True, quality=("gopher", "c4"), pii="replace", where=('id != "2"',), skip_bad=True
+        lines=("c4", "dedup"), quality=("gopher", "c4"), pii="replace", where=('id != "2"',), skip_bad=True
     )
     if not total:
         with pytest.raises(BadInput, match="no records"):
             run([path], tmp_path / "out", asked)
         return
     scores = FilterSettings(score_only=True, dedup="none", skip_bad=True)
-    for few in (replace(asked, quality=(), where=(), c4_lines=False), scores):
+    for few in (replace(asked, quality=(), where=(), lines=("dedup",)), scores):
         found = run([path], tmp_path / "out", few, Resources(part_bytes=400))
         assert orjson.loads((tmp_path / "out.json").read_bytes())["in"] == total
         assert found == run([path], tmp_path / "out", few, Resources())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.text.language import MODEL, find_model, load_identifier
+from l2.text.language import MODEL, PIECE, PIECES, SURE, find_model, load_identifier, sample
 
 SENTENCES = {
     "en": "Nobody on the quay waved to the ferry when it left\nthe harbour before dawn.",
@@ -86,3 +90,42 @@ def test_a_shortened_model_is_refused_wherever_it_ends(lid_model, tmp_path):
         (tmp_path / MODEL).write_bytes(data[:size])
         with pytest.raises(BadInput, match=f"found {size:,} bytes of a longer model"):
             load_identifier(tmp_path / MODEL)
+
+
+@given(st.text(min_size=2 * PIECES * PIECE + 1, max_size=5_000))
+def test_a_sample_spans_the_text(text):
+    parts = sample(text)
+    assert len(parts) == PIECES * PIECE + PIECES - 1
+    assert parts.startswith(text[:PIECE]) and parts.endswith(text[-PIECE:])
+    assert all(parts[i : i + PIECE] in text for i in range(0, len(parts), PIECE + 1))
+
+
+def long_texts():
+    """Every language's words in another order, some thousand times; and half one language, half another."""
+    rng = random.Random(0)
+    for language, sentence in SENTENCES.items():
+        for size in (599, 600, 601, 2_000, 20_000):
+            words = sentence.split() if language != "ja" else [sentence]
+            yield " ".join(rng.choices(words, k=size))[:size]
+    for a, b in itertools.permutations(SENTENCES.values(), 2):
+        yield f"{a}\n" * 30 + f"{b}\n" * 28
+
+
+def test_the_sample_decides_only_what_the_whole_would(lid_model):
+    """Truth: fastText's own module on the whole text. Of a mixed text no sample is sure, and the whole decides."""
+    import fasttext
+
+    whole = fasttext.load_model(str(lid_model))
+    for threshold in (0.5, 0.95):
+        identify = load_identifier(lid_model, threshold=threshold)
+        for text in long_texts():
+            found, probability = identify(text)
+            (labels, probabilities) = whole.predict([text.replace("\n", " ")])
+            if probability < max(SURE, threshold):
+                assert probability == pytest.approx(min(1.0, probabilities[0][0]), abs=1e-4)
+            assert f"__label__{found}" == labels[0][0]
+
+
+def test_a_menu_in_another_language_does_not_decide(lid_model):
+    menu = "Home | About us | Contact | Terms of use | Privacy policy | Sign in | Search | Help | Download | News\n" * 6
+    assert load_identifier(lid_model)(menu[:600] + SENTENCES["fr"] * 40)[0] == "fr"

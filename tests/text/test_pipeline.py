@@ -150,7 +150,7 @@ def test_lines_dropped_are_counted_apart_and_an_empty_document_is_rejected(tmp_p
         ],
     )
     kept, rows = Kept(), Kept()
-    settings = FilterSettings(quality=(), dedup="none", dedup_lines=True)
+    settings = FilterSettings(quality=(), dedup="none", lines=("dedup",))
     report = filter_documents([path], kept, Ledger(rows), settings)
     assert [(d["id"], d["text"]) for d in kept] == [(1, f"{PAGE}\n{footer}"), (2, "A line of its own.")]
     normal = "copyright 0000 by the example company"

@@ -140,8 +140,8 @@ def test_findings_tell_every_bound_and_a_rule_is_measured_only_when_asked_for():
 def test_shorter_pages_pass_where_they_are_asked_for():
     summary = "A thaler is a silver coin that the mints of Europe struck for four hundred years, the first of dollars."
     assert first_failing(summary, rules())[0] == "gopher_words"
-    assert first_failing(summary, rules(min_words=20))[0] == "c4_sentences"
-    assert first_failing(summary, rules(min_words=20, min_sentences=1)) is None
+    assert first_failing(summary, rules(thresholds={"gopher_words": 20}))[0] == "c4_sentences"
+    assert first_failing(summary, rules(thresholds={"gopher_words": 20, "c4_sentences": 1})) is None
 
 
 def test_english_stop_words_are_not_asked_of_other_languages():

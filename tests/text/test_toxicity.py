@@ -84,15 +84,14 @@ def test_no_classifier_and_no_such_label(classifier, tmp_path):
         by_model(tmp_path / "text.bin")
 
 
-def test_words_or_a_model_or_neither(classifier, tmp_path):
+def test_words_or_a_model_told_by_what_the_file_is(classifier, tmp_path):
     (tmp_path / "words.txt").write_text("fool\n")
     text = "you vile fool\nyou dear friend"
-    assert load_toxicity(None, None) is None
-    assert load_toxicity(tmp_path / "words.txt", None)(text) == 1 / 2
-    assert load_toxicity(None, classifier)(text) == by_model(classifier)(text) > 0.4
-    assert load_toxicity(None, classifier, "nontoxic")(text) == by_model(classifier, "nontoxic")(text)
-    with pytest.raises(UsageError, match="not by both"):
-        load_toxicity(tmp_path / "words.txt", classifier)
+    assert load_toxicity(tmp_path / "words.txt")(text) == 1 / 2
+    assert load_toxicity(classifier)(text) == by_model(classifier)(text) > 0.4
+    assert load_toxicity(classifier, "nontoxic")(text) == by_model(classifier, "nontoxic")(text)
+    with pytest.raises(L2Error, match="no such file"):
+        load_toxicity(tmp_path / "none")
 
 
 def test_a_classifier_cut_short_is_refused(classifier, tmp_path):

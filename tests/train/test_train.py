@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.model.checkpoint import new_model
 from l2.tokens.shards import Shard, write_shards
-from l2.train.loop import Settings, Training, update
+from l2.train.loop import Settings, prepare, update
 from l2.train.optim import adamw, take_step
 from l2.train.order import step_items
 from l2.train.presets import choose_preset, ffn_hidden
@@ -116,13 +110,9 @@ def test_each_token_is_a_target_once(shards, tokenizer):
 def test_windows_know_their_documents(shards, tokenizer):
     objective = Pretraining(shards, 16, batch=4, micro=4, seed=0, bos_id=tokenizer.bos_id)
     tensors = objective.batch(0)[0].tensors
-    for row, positions, segments in zip(
-        tensors["tokens_BT"].tolist(), tensors["positions_BT"].tolist(), tensors["segments_BT"].tolist(), strict=True
-    ):
+    for row, positions in zip(tensors["tokens_BT"].tolist(), tensors["positions_BT"].tolist(), strict=True):
         for t in range(1, 16):
-            starts = row[t] == tokenizer.bos_id
-            assert positions[t] == (0 if starts else positions[t - 1] + 1)
-            assert segments[t] == segments[t - 1] + starts
+            assert positions[t] == (0 if row[t] == tokenizer.bos_id else positions[t - 1] + 1)
 
 
 @pytest.mark.parametrize("micro", [1, 3, 8])
@@ -133,49 +123,12 @@ def test_micro_batches_change_memory_and_nothing_else(shards, tokenizer, micro):
     for size in (8, micro):
         objective = Pretraining(shards, 16, batch=8, micro=size, seed=0, bos_id=tokenizer.bos_id)
         model = new_model(small_config(tokenizer.vocab_size))
-        training = Training(model, adamw(model))
+        training = prepare(model, objective, plan)
         for _ in range(2):
             line = update(objective, training, plan)
         results.append((line["loss"], torch.cat([w.detach().flatten() for w in model.parameters()])))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1], atol=2e-6, rtol=0)
-
-
-def pretrain(out: Path, shards, *more: str) -> list[str]:
-    return [
-        sys.executable, "-m", "cmds.app", "pretrain", "--shards", *map(str, (s.path for s in shards)),
-        "--out", str(out), "--preset", "nano", "--seq-len", "32", "--batch-tokens", "256", "--steps", "24",
-        "--save-every", "5", "--dtype", "float32", *more,
-    ]  # fmt: skip
-
-
-def untimed(out: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "mfu")} for line in lines]
-
-
-def test_kill_anywhere_and_run_again(shards, tmp_path):
-    """SIGKILL and SIGTERM in the middle: the final weights and log equal those of an undisturbed run to the bit."""
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    done = subprocess.run(pretrain(calm, shards), capture_output=True, text=True, check=True)
-    assert done.stdout == f"{calm}\n"
-    for name, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)):
-        process = subprocess.Popen(pretrain(killed, shards), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        before = len(untimed(killed)) if (killed / "log.jsonl").exists() else 0
-        deadline = time.monotonic() + 60
-        while not (killed / "log.jsonl").exists() or len((killed / "log.jsonl").read_bytes().splitlines()) < before + 7:
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.005)
-        os.kill(process.pid, name)
-        assert process.wait() == status
-    subprocess.run(pretrain(killed, shards), capture_output=True, check=True)
-    assert (calm / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
-    assert untimed(calm) == untimed(killed)
-
-    again = subprocess.run(pretrain(killed, shards), capture_output=True, text=True, check=True)
-    assert "already finished" in again.stderr and again.stdout == f"{killed}\n"
-    other = subprocess.run(pretrain(killed, shards, "--seed", "9"), capture_output=True, text=True)
-    assert other.returncode == 2 and "seed: 0 there, 9 asked" in other.stderr
 
 
 def test_gradients_that_are_no_numbers_leave_the_weights_alone():
@@ -187,3 +140,15 @@ def test_gradients_that_are_no_numbers_leave_the_weights_alone():
     with pytest.raises(L2Error, match="the norm of the gradients is inf"):
         take_step(optimizer, model.parameters(), 0.1)
     assert torch.equal(model.weight, before)
+
+
+def test_too_few_tokens_are_told(shards, tokenizer, tmp_path):
+    """For one batch, and for a validation set."""
+    with pytest.raises(
+        UsageError, match=r"hold \d+ windows of 16 tokens, fewer than one batch of 4,096; lower --batch"
+    ):
+        Pretraining(shards, 16, batch=4096, micro=2, seed=3, bos_id=tokenizer.bos_id)
+    empty = tmp_path / "empty-00000.bin"
+    empty.write_bytes(b"")
+    with pytest.raises(BadInput, match=r"empty-00000.bin: found fewer than 2 tokens; expected tokens to validate on"):
+        Pretraining(shards, 16, batch=4, micro=2, seed=3, bos_id=tokenizer.bos_id, held_out=[Shard(empty, True)])

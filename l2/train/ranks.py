@@ -1,0 +1,143 @@
+"""Several processes that train one model: `torchrun --no-python l2 pretrain ...` (design.md §5).
+
+Weights, gradients and optimizer are cut into as many slices as there are ranks (FSDP2, Zhao et al. 2023); between nodes
+they are copies (HSDP). A step's items are dealt out like cards, so that a rank is a share of the same global batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, distributed, nn
+
+from l2.files.errors import L2Error
+from l2.files.manifest import Run
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` of them; alone unless torchrun started it."""
+
+    rank: int = 0
+    world: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether it is this one that writes."""
+        return self.rank == 0
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks."""
+        return self._reduced(values, distributed.ReduceOp.SUM)
+
+    def most(self, values: Sequence[float]) -> list[float]:
+        """The greatest of each value over the ranks."""
+        return self._reduced(values, distributed.ReduceOp.MAX)
+
+    def _reduced(self, values: Sequence[float], how: distributed.ReduceOp.RedOpType) -> list[float]:
+        if self.mesh is None:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.mesh.device_type)
+        distributed.all_reduce(tensor, how)
+        numbers: list[float] = tensor.tolist()
+        return numbers
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """What the first rank alone does; when it fails, the others stop too."""
+        failure: list[str | None] = [None]
+        try:
+            yield
+        except BaseException as error:
+            failure = [str(error)]
+            raise
+        finally:
+            if self.mesh is not None:
+                with suppress(RuntimeError):
+                    distributed.broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise L2Error(f"rank 0: {failure[0]}")
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def open_shared(ranks: Ranks, open_first: Callable[[], AbstractContextManager[Run]]) -> Iterator[Run]:
+    """The run that the first rank opens; the others learn of its state, or fail with it."""
+    if not ranks.first:
+        told: list[Run | str] = [""]
+        distributed.broadcast_object_list(told)
+        if isinstance(told[0], str):
+            raise L2Error(f"rank 0: {told[0]}")
+        yield told[0]
+        return
+    with ExitStack() as stack:
+        try:
+            run = stack.enter_context(open_first())
+        except BaseException as error:
+            if ranks.mesh is not None:
+                distributed.broadcast_object_list([str(error)])
+            raise
+        if ranks.mesh is not None:
+            distributed.broadcast_object_list([run])
+        yield run
+
+
+@contextmanager
+def start_ranks(device: torch.device) -> Iterator[Ranks]:
+    """The ranks that torchrun started, told by its environment; without it, this process alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if "RANK" not in os.environ:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), world, mesh_of(device.type, world, int(os.environ["LOCAL_WORLD_SIZE"])))
+    finally:
+        distributed.destroy_process_group()
+
+
+def mesh_of(kind: str, world: int, local: int) -> DeviceMesh:
+    """[ranks] on one node; [nodes, ranks of a node] on several, where the first dimension holds copies."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if world == local or local == 1:
+        return init_device_mesh(kind, (world,), mesh_dim_names=("shard",))
+    return init_device_mesh(kind, (world // local, local), mesh_dim_names=("copy", "shard"))
+
+
+def share_out(compute: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Cut the weights into slices: each layer gathers its own when it needs them, in `dtype`; gradients are fp32."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(compute, mesh=mesh, mp_policy=policy)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, gathered from all ranks where it is cut: every rank must call it."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.detach().cpu().contiguous()
+
+
+def slice_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """What this rank holds of a whole `tensor` that is cut as `like` is; the tensor itself where that is not cut."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(like, DTensor) and tensor.shape == like.shape:
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return tensor.to(like.device)

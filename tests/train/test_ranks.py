@@ -1,0 +1,94 @@
+"""Two gloo ranks against one: the same update, and checkpoints that either goes on from (design.md §4.3, §5)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from l2.files.jsonl import Record
+from l2.model.checkpoint import read_tensors
+from l2.tokens.shards import Shard, write_shards
+from l2.train.pretrain import Pretraining
+from tests.conftest import sentences
+from tests.train.test_resume import pretrain
+
+ONE = [sys.executable, "-m", "cmds.app"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", *ONE]
+
+
+@pytest.fixture(scope="module")
+def shards(tokenizer, tmp_path_factory):
+    documents = (Record({"text": text}) for text in sentences(300))
+    return write_shards(documents, tokenizer, tmp_path_factory.mktemp("shards"), "train", shard_tokens=1500)
+
+
+def run(ranks: list[str], out: Path, shards: list[Path], stop_at: int = 0, *more: str) -> None:
+    """Train in fp32 with batches of 5 windows in micro-batches of 2, which ranks share unequally."""
+    more = ("--dtype", "float32", "--batch-tokens", "80", "--micro-batch", "2", "--steps", "12", *more)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*ranks, *pretrain(out, shards, *more)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode == 0) == (not stop_at), done.stderr
+    if not stop_at:
+        assert done.stdout == f"{out}\n"
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def gap(a: Path, b: Path) -> float:
+    one, two = (read_tensors(path / "model.safetensors") for path in (a, b))
+    assert one.keys() == two.keys()
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def test_two_ranks_are_one_and_go_on_from_one_another(shards, tmp_path):
+    """Weights to 1e-6 in fp32 after 12 steps: one rank, two, two that went on from one's step 7, and the other way."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(ONE, one, shards)
+    run(TWO, two, shards, 0, "--recompute", "none")
+    assert gap(one, two) < 1e-6
+    for a, b in zip(lines(one), lines(two), strict=True):
+        assert a["tokens"] == b["tokens"] and a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
+    assert lines(one)[-1]["val_loss"] == pytest.approx(lines(two)[-1]["val_loss"], abs=1e-6)
+
+    for start, ranks in ((one, TWO), (two, ONE)):
+        undo(start)
+        run(ranks, start, shards)
+        assert [line["step"] for line in lines(start)] == list(range(1, 13))
+    assert gap(one, two) < 1e-6
+
+
+def undo(out: Path) -> None:
+    """As if the run had been killed after step 7."""
+    manifest = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(manifest | {"status": "running"}))
+    (out / "model.safetensors").unlink()
+    for name in (out / "checkpoints" / "step-000012").iterdir():
+        name.unlink()
+    (out / "checkpoints" / "step-000012").rmdir()
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000007"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_ranks_deal_out_each_batch_exactly(shards, tokenizer, world):
+    """Whatever their number, ranks compute the windows that one would have: none twice, none not at all."""
+    opened = [Shard(path) for path in shards]
+    alone, among = (Pretraining(opened, 16, batch=5, micro=2, seed=3, bos_id=tokenizer.bos_id) for _ in range(2))
+    for step in range(6):
+        rows = [row for micro in alone.batch(step) for row in micro.tensors["tokens_BT"].tolist()]
+        dealt = [
+            [row for micro in among.batch(step, rank, world) for row in micro.tensors["tokens_BT"].tolist()]
+            for rank in range(world)
+        ]
+        assert sorted(row for hand in dealt for row in hand) == sorted(rows)
+        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assert torch.is_tensor(alone.batch(0)[0].tensors["tokens_BT"])
