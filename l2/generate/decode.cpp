@@ -77,7 +77,7 @@ static void norm_row(const X* x, const SCALAR* weight, X* out, int64_t dim, floa
 
 // Keys are kept in pages of so many tokens, [C, PAGE] each, so that one load gives a channel of all of them; values as
 // [PAGE, C].
-constexpr int PAGE = 16, AHEAD = 4;  // pages ahead that are asked of the memory
+constexpr int PAGE = 16;
 constexpr int PART = C % 16 == 0 ? 16 : C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : 2;  // channels of a value at once
 
 typedef float Slots __attribute__((vector_size(PAGE * 4)));
@@ -158,8 +158,6 @@ static void look(const float (*q)[C], const int64_t* seen, const std::vector<Seg
             const SCALAR* keys = each.keys + slot * C;
             Slots scores[Q] = {};
             for (int i = 0; i < C; i++) {
-                __builtin_prefetch(keys + (AHEAD * C + i) * PAGE);  // streams are too short for the processor to foresee
-                __builtin_prefetch(each.values + slot * C + i * PAGE);
                 const Slots key = load<Slots>(keys + i * PAGE);
                 for (int j = 0; j < Q; j++) scores[j] += q[j][i] * key;
             }
