@@ -55,7 +55,7 @@ def test_loss_and_every_gradient_are_the_plain_models(dtype, shape, T, lengths, 
     model = new_model(config, seed)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(4)  # so that attention is sharp
+            weight.mul_(2)  # attention chooses, and roundings do not grow a thousandfold as they may at 4
     tensors = packed(2, T, lengths, 61, seed)
     truth = gradients(deepcopy(model).double(), tensors)
     plain, fast = deepcopy(model).to(dtype), deepcopy(model).to(dtype)
@@ -63,7 +63,7 @@ def test_loss_and_every_gradient_are_the_plain_models(dtype, shape, T, lengths, 
     errors = []
     for found in (gradients(plain, tensors), gradients(fast, tensors)):
         errors.append(max(float((found[n] - truth[n]).norm() / (truth[n].norm() + 1e-3)) for n in truth))
-    assert errors[1] < 2 * errors[0] + (1e-5 if dtype == torch.float32 else 1e-2)
+    assert errors[1] < 2 * errors[0] + (2e-6 if dtype == torch.float32 else 1e-2)
 
 
 def test_each_kernel_in_double_precision():
