@@ -176,7 +176,14 @@ def exit_status(end: SystemExit) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    status = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A rank that torchrun started, all saved: as the interpreter is taken down, threads of its process group abort
+        # it now and then, and torchrun calls that a failed run.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def start_ranks(device: torch.device) -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), world, mesh_of(device.type, world, int(os.environ["LOCAL_WORLD_SIZE"])))
+        distributed.barrier()  # nobody leaves while another still talks
     finally:
         distributed.destroy_process_group()
 
