@@ -65,12 +65,14 @@ def audit(
 
     Example: l2 audit docs.jsonl --toxicity words.txt --json audit.json
     """
+    from l2.files.jsonl import check_outputs
     from l2.files.ledger import open_ledger
     from l2.text.audit import AuditSettings, audit_documents
     from l2.text.audit_table import table
 
-    if rejects is not None and rejects in ("-", json):
-        raise UsageError(f"--rejects {rejects}: the report goes there")
+    if rejects == "-":
+        raise UsageError("--rejects -: the report goes there")
+    check_outputs(files or (), {"--json": json, "--rejects": rejects})
     console = Console("audit", quiet)
     if preferences:
         if descriptors or toxicity or lid_model or jobs > 1:

@@ -70,13 +70,7 @@ def compare(
     from l2.eval.tables import metric_table
     from l2.files.jsonl import append_records, read_records, write_records
 
-    if sum(map(bool, (rm, judge, endpoint))) > 1:
-        raise UsageError("give one kind of judge: --rm, --judge, --endpoint, or files of ratings")
-    automatic = bool(rm or judge or endpoint)
-    if automatic and (a is None or b is None or files):
-        raise UsageError("a judge reads two files of answers, --a and --b, and no ratings")
-    if b is not None and a is None:
-        raise UsageError("--b goes with --a")
+    automatic = _is_automatic(rm, judge, endpoint, a, b, files)
     console = Console("compare", quiet)
     ours = None if a is None else list(read_records([a]))
     theirs = None if b is None else list(read_records([b]))
@@ -103,6 +97,22 @@ def compare(
     write_records(output, results)
     if append is not None:
         append_records(append, results)
+
+
+def _is_automatic(
+    rm: list[str] | None, judge: str | None, endpoint: str | None, a: str | None, b: str | None, files: list[str] | None
+) -> bool:
+    """Whether a machine judges, not people. Raises UsageError for options that contradict one another."""
+    judges = sum(map(bool, (rm, judge, endpoint)))
+    if judges > 1:
+        raise UsageError("give one kind of judge: --rm, --judge, --endpoint, or files of ratings")
+    if judges and (a is None or b is None or files):
+        raise UsageError("a judge reads two files of answers, --a and --b, and no ratings")
+    if b is not None and a is None:
+        raise UsageError("--b goes with --a")
+    if b is not None and not judges and not files:
+        raise UsageError("nobody judges: give --rm, --judge or --endpoint, or files of ratings (- is stdin)")
+    return judges == 1
 
 
 def _judged(

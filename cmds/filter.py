@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -61,6 +61,17 @@ def _say_expected(console: Console, files: list[str] | None, settings: FilterSet
         f"expecting about {need.documents:,} documents, {need.memory / GB:.2f} GB of memory ({need.allowed / GB:.2f} "
         f"allowed) and {need.disk / GB:.2f} GB of disk"
     )
+
+
+def _check_outputs(files: Iterable[str], outputs: Mapping[str, str | None], shard: str | None) -> None:
+    """Raises UsageError for outputs of a shard, a report on stdout, and what `check_outputs` refuses."""
+    from l2.files.jsonl import STDIO, check_outputs
+
+    if shard is not None and any(path not in (None, STDIO) for path in outputs.values()):
+        raise UsageError("a shard writes into --work alone; give --output, --rejects, --report without --shard")
+    if outputs["--report"] == STDIO:
+        raise UsageError("--report -: documents go to stdout; name a file")
+    check_outputs(files, outputs)
 
 
 def filter(
@@ -258,8 +269,7 @@ def filter(
     if train_quality is not None:
         _train_quality(console, files, train_quality, output)
         return
-    if rejects == output:
-        raise UsageError(f"--rejects and --output are both {output}")
+    _check_outputs(files or (), {"--output": output, "--rejects": rejects, "--report": report}, shard)
     if quality is None:
         quality = "none" if where else "gopher,c4"
     if dedup is None:
@@ -291,9 +301,8 @@ def filter(
         with console.progress("documents") as progress:
             done = filter_shard(files or (), settings, resources, _shard(shard), on_progress=progress)
         then = "run it again when all shards have" if not done.checked else "when all are, run it without --shard"
-        console.say(
-            f"shard {shard}: {done.parts} of {done.total} parts {'checked' if done.checked else 'read'}; {then}"
-        )
+        what = "checked" if done.checked else "read"
+        console.say(f"shard {shard}: its {done.parts} of all {done.total} parts are {what}; {then}")
         return
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
         counts = filter_documents(files or (), writer, ledger, settings, resources, on_progress=progress)
@@ -306,5 +315,7 @@ def filter(
     said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
     edits = counts["lines"]
     console.say(f"{said}; of {edits['in']:,} lines {edits['dropped']:,} dropped" if edits["in"] else said)
+    if where and not counts["kept"]:
+        console.say(f"no document passes --where {' and '.join(where)}: are the fields named as documents have them?")
     if cuts := counts["perplexity"]:
         console.say(f"perplexity: 30 % up to {cuts['p30']}, 60 % up to {cuts['p60']}")

@@ -130,9 +130,7 @@ def sft(
     if cut := sum(examples.cut_answers for examples, _ in read):
         console.say(f"{cut:,} dialogs have no answer that fits into {length:,} tokens; it was cut in two")
     dialogs = sum(len(examples) for examples, _ in read)
-    console.say(
-        f"{dialogs:,} dialogs, in {epochs} passes {objective.rows:,} rows of {length} tokens, {plan.steps} steps"
-    )
+    console.say(f"{dialogs:,} dialogs; in all epochs {objective.rows:,} rows of {length} tokens, {plan.steps} steps")
 
     def make_model() -> AnyModel:
         start = load_language_model(start_from, device=where)

@@ -45,12 +45,15 @@ def tok_train(
 
     Example: l2 tok-train docs.jsonl --vocab-size 4096 -o tokenizer.model --report tokenizer.json
     """
-    from l2.files.jsonl import read_records
+    from l2.files.jsonl import check_outputs, read_records
     from l2.tokens.sample import sample_lines
     from l2.tokens.tokenizer import load_tokenizer, train_tokenizer
 
     if reference is not None and report is None:
         raise UsageError("--reference goes with --report")
+    check_outputs(files or (), {"--output": output, "--report": report})
+    if report == "-":
+        raise UsageError("--report -: the path of the model goes to stdout; name a file")
     other = load_tokenizer(reference) if reference is not None else None
     console = Console("tok-train", quiet)
     documents = read_records(files or (), required=["text"])

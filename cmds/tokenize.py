@@ -42,8 +42,8 @@ def tokenize(
     """Turn documents into token shards: BOS, tokens, EOS of each. Prints the paths of the shards.
 
     A document is never split, so one longer than --shard-tokens makes a longer shard. A copy of the tokenizer is put
-    beside the shards, so that pretrain needs nothing else. The ids are SentencePiece's own, several times as fast for
-    a tokenizer with Llama's settings.
+    beside the shards, so that pretrain needs nothing else. Shards of the same --name are replaced. The ids are
+    SentencePiece's own, several times as fast for a tokenizer with Llama's settings.
 
     Example: l2 tokenize docs.jsonl --tokenizer tokenizer.model --out data --jobs 4; l2 tokenize --verify data/*.bin
     """
@@ -60,12 +60,19 @@ def tokenize(
     from l2.files.jsonl import read_records
     from l2.tokens.cached import read_rules
     from l2.tokens.shards import write_shards
-    from l2.tokens.tokenizer import load_tokenizer
+    from l2.tokens.tokenizer import MODEL_FILE, load_tokenizer
 
     console = Console("tokenize", quiet)
     vocabulary = load_tokenizer(tokenizer)
     if reason := read_rules(vocabulary.model_bytes).why_plain:
         console.say(f"{tokenizer}: {reason}, so SentencePiece encodes each text whole, which is slower")
+    beside = Path(out) / MODEL_FILE
+    if beside.exists() and (found := load_tokenizer(beside).sha256) != vocabulary.sha256:
+        raise UsageError(
+            f"{beside} is {found[:8]}, which made the shards there, not {vocabulary.sha256[:8]}; choose another --out"
+        )
+    if older := len(list(Path(out).glob(f"{name}-*.bin"))):
+        console.say(f"{older} shards {name}-*.bin in {out} will be replaced")
     documents = read_records(files or (), required=["text"])
     with console.progress("documents") as progress:
         paths = write_shards(

@@ -21,6 +21,8 @@ from l2.files.atomic import atomic_file
 from l2.files.errors import BadInput, L2Error, UsageError
 
 STDIO = "-"
+PACKED_BLOCK = 1 << 13  # bytes decompressed at once: at most 256 MB come of them
+OF_ARRAY = "one JSON object a line (jq -c '.[]' makes them of an array)"
 WRITABLE_DEPTH = 254  # levels of nesting that orjson writes
 FRAME_BYTES = 16 << 20  # of records in a frame of .zst (ours): a reader may start at any frame
 
@@ -79,22 +81,76 @@ def expand(patterns: Iterable[str | Path]) -> list[str]:
     return paths
 
 
+def check_outputs(inputs: Iterable[str | Path], outputs: Mapping[str, str | None]) -> None:
+    """Raises UsageError where an output, {option: path or None}, would replace an input or another output."""
+    read = {Path(name).resolve() for name in expand(inputs) if name != STDIO}
+    known: dict[str | Path, str] = {}
+    for option, path in outputs.items():
+        if path is None or (Path(path).exists() and not Path(path).is_file()):
+            continue  # a device takes everything
+        file = path if path == STDIO else Path(path).resolve()
+        if file in read:
+            raise UsageError(f"{option} {path} is an input too; choose another name")
+        if file in known:
+            raise UsageError(f"{known[file]} and {option} are both {path}")
+        known[file] = option
+
+
+class ZstdFrames(io.RawIOBase):
+    """What the zstandard frames in `source` hold, one after another. Raises ZstdError where it ends within a frame.
+
+    zstandard's own stream_reader takes such an end for that of the data.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._frame: Any = None  # what decompresses the frame that is being read
+        self._packed, self._ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as there are bytes at hand; 0 at the end."""
+        while not self._ready:
+            packed = self._packed or self._source.read(PACKED_BLOCK)
+            if not packed:
+                if self._frame is not None:
+                    raise zstandard.ZstdError("it ends within a frame")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._frame.decompress(packed))
+            self._packed, self._frame = (self._frame.unused_data, None) if self._frame.eof else (b"", self._frame)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
+@contextmanager
+def broken_data_told(path: str) -> Iterator[None]:
+    """Raises BadInput for compressed data of `path` that turn out to be broken in the block."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise BadInput(path, f"broken compressed data ({error})", "a whole .gz or .zst file") from None
+
+
 @contextmanager
 def open_input(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file, or stdin for `-`, as a stream of decompressed bytes."""
+    """Open a file, or stdin for `-`, as a stream of decompressed bytes. Raises BadInput when they are broken."""
     path = str(path)
     if path == STDIO:
         if sys.stdin.isatty():
             raise UsageError("no input: name a file, or pipe records to stdin")
         yield sys.stdin.buffer
         return
-    with open(path, "rb") as raw:
+    with open(path, "rb") as raw, broken_data_told(path):
         if path.endswith(".gz"):
             with gzip.GzipFile(fileobj=raw) as f:
                 yield cast(BinaryIO, f)
         elif path.endswith(".zst"):
-            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as f:
-                yield io.BufferedReader(cast(io.RawIOBase, f), 1 << 20)  # type: ignore[misc]
+            yield io.BufferedReader(ZstdFrames(raw), 1 << 20)
         else:
             yield raw
 
@@ -109,9 +165,11 @@ def _parse(line: bytes, where: str, required: Sequence[str]) -> Record:
             orjson.dumps(fields)  # reads 1,024 levels of nesting, writes 254
     except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         start = line[:60].decode("utf-8", "backslashreplace").strip()
-        raise BadInput(where, f"no valid JSON ({error}) in {start!r}", "one JSON object a line") from None
+        expected = OF_ARRAY if start.startswith("[") else "one JSON object a line"
+        raise BadInput(where, f"no valid JSON ({error}) in {start!r}", expected) from None
     if not isinstance(fields, dict):
-        raise BadInput(where, f"a JSON {type(fields).__name__}", "a JSON object")
+        expected = OF_ARRAY if isinstance(fields, list) else "a JSON object"
+        raise BadInput(where, f"a JSON {type(fields).__name__}", expected)
     record = Record(fields, where)
     for field in required:
         record.need(field, object)
@@ -123,20 +181,17 @@ def parse_records(
 ) -> Iterator[Record]:
     """Records of the `lines` of what people know as `shown`, numbered from `first`. Blank lines are passed over.
 
-    Raises BadInput for a line that is no record (or hands the error to `on_bad`), and for broken compressed data.
+    Raises BadInput for a line that is no record (or hands the error to `on_bad`).
     """
-    try:
-        for number, line in enumerate(lines, first):
-            if not line.strip():
-                continue
-            try:
-                yield _parse(line, f"{shown}:{number}", required)
-            except BadInput as error:
-                if on_bad is None:
-                    raise
-                on_bad(error)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise BadInput(shown, f"broken compressed data ({error})", "a whole .gz or .zst file") from None
+    for number, line in enumerate(lines, first):
+        if not line.strip():
+            continue
+        try:
+            yield _parse(line, f"{shown}:{number}", required)
+        except BadInput as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
 
 
 def shown_name(name: str) -> str:

@@ -16,8 +16,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import zstandard
 
-from l2.files.errors import BadInput
-from l2.files.jsonl import OnBad, Record, open_input, parse_records, shown_name
+from l2.files.jsonl import OnBad, Record, ZstdFrames, broken_data_told, open_input, parse_records, shown_name
 
 LEAST, MOST, SHARES = 4 << 20, 64 << 20, 256  # bytes of a part, and parts of a small corpus (ours)
 PIPED = 16 << 20  # bytes of a part of what comes through a pipe (ours)
@@ -143,22 +142,19 @@ def _opened(path: str, start: int, end: int | None = None) -> Iterator[BinaryIO]
         if not path.endswith(".zst"):
             yield source
             return
-        with zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as f:
-            yield cast(BinaryIO, f) if end is not None else io.BufferedReader(cast(io.RawIOBase, f), BLOCK)  # type: ignore[misc]
+        with broken_data_told(path):
+            yield io.BufferedReader(ZstdFrames(source), BLOCK)
 
 
 def measure(extent: Extent) -> Measure:
     """What the parts of a file must know of the one before. Raises BadInput for broken compressed data."""
     size = newlines = 0
     last = b"\n"
-    try:
-        with _opened(*extent) as f:
-            while block := f.read(BLOCK):
-                size += len(block)
-                newlines += block.count(b"\n")
-                last = block[-1:]
-    except zstandard.ZstdError as error:
-        raise BadInput(extent.path, f"broken compressed data ({error})", "a whole .zst file") from None
+    with _opened(*extent) as f:
+        while block := f.read(BLOCK):
+            size += len(block)
+            newlines += block.count(b"\n")
+            last = block[-1:]
     return Measure(size, newlines, last == b"\n")
 
 

@@ -105,7 +105,7 @@ def test_bad_lines_are_skipped_into_the_ledger(l2, documents, tmp_path):
         (["docs.jsonl", "--toxicity", "none.txt"], 1, "none.txt: no such file"),
         (["docs.jsonl", "--tokenizer", "none.model"], 1, "none.model: no such file"),
         (["docs.jsonl", "--rejects", "-"], 2, "--rejects -: the report goes there"),
-        (["docs.jsonl", "--rejects", "x", "--json", "x"], 2, "--rejects x: the report goes there"),
+        (["docs.jsonl", "--rejects", "x", "--json", "x"], 2, "--json and --rejects are both x"),
         (["docs.jsonl", "--jobs", "0"], 2, "--jobs"),
     ],
 )

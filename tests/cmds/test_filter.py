@@ -133,7 +133,10 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["none.jsonl"], 1, "none.jsonl: no such file"),
         (["empty.jsonl"], 65, "empty.jsonl: found no records"),
         (["docs.jsonl", "--on-bad", "ignore"], 2, "'ignore' is not one of 'stop', 'skip'"),
-        (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--rejects and --output are both x"),
+        (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--output and --rejects are both x"),
+        (["docs.jsonl", "-o", "./docs.jsonl"], 2, "docs.jsonl is an input too; choose another name"),
+        (["docs.jsonl", "--report", "-"], 2, "--report -: documents go to stdout; name a file"),
+        (["docs.jsonl", "--work", "w", "--shard", "1/2", "-o", "x"], 2, "a shard writes into --work alone"),
         (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
         (["docs.jsonl", "--quality", "c4,c5"], 2, "no set of quality rules 'c5'; there are gopher, c4, fineweb"),
         (["docs.jsonl", "--url-blocklist", "none.txt"], 1, "none.txt: no such file"),
@@ -264,7 +267,7 @@ def test_shards_and_then_the_rest_as_the_help_has_it(documents, tmp_path):
     for i in range(1, 5):
         done = l2_filter(documents, "--work", work, "--shard", f"{i}/4")
         assert (done.returncode, done.stdout) == (0, b"")
-    assert b"shard 4/4: 1 of 1 parts checked; when all are, run it without --shard" in done.stderr
+    assert b"shard 4/4: its 1 of all 1 parts are checked; when all are, run it without --shard" in done.stderr
     done = l2_filter(documents, "--work", work, "-o", out, "--rejects", f"{out}.r", "--report", f"{out}.json")
     assert b"expecting about" in done.stderr and b"of memory" in done.stderr
     for end in ("", ".r", ".json"):

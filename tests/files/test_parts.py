@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 
 import pytest
@@ -11,9 +12,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cmds.app import main
 from l2.files import jsonl
 from l2.files.errors import BadInput
-from l2.files.jsonl import open_writer, read_records
+from l2.files.jsonl import open_input, open_writer, read_records, write_records
 from l2.files.parts import LEAST, MOST, data_bytes, extents, is_piped, lay_down, measure, part_size, parts_of, read_part
 
 LINES = st.one_of(
@@ -117,3 +119,33 @@ def test_parts_are_neither_small_nor_large(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 10)
     (tmp_path / "b.zst").write_bytes(b"x" * 10)
     assert data_bytes([str(tmp_path / "a"), str(tmp_path / "b.zst"), "-"]) == 10 + 40
+
+
+@pytest.mark.parametrize("options", [[], ["--jobs", "2"], ["--on-bad", "skip"]])
+@pytest.mark.parametrize("ending", [".gz", ".zst", "-zeros.zst"])
+def test_compressed_data_cut_short_are_bad_input(tmp_path, capsys, ending, options):
+    """Wherever they are cut, inside a block or between two of a frame."""
+    whole = tmp_path / f"whole{ending}"
+    noise = random.Random(0)
+    text = "" if "zeros" in ending else noise.randbytes(64).hex()
+    write_records(whole, ({"text": text, "id": noise.randrange(10**9)} for _ in range(20_000)))
+    data = whole.read_bytes()
+    for cut in (len(data) // 3, len(data) - 1):
+        part = tmp_path / f"part{ending}"
+        part.write_bytes(data[:cut])
+        argv = ["filter", str(part), "--quality", "none", "--dedup", "none", "-o", str(tmp_path / "out"), *options]
+        assert main(argv) == 65
+        assert f"part{ending}: found broken compressed data" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_frames_of_all_kinds_are_read_to_their_end(tmp_path):
+    """Also with a frame to be skipped between them, and none at all."""
+    path = tmp_path / "many.zst"
+    frames = [zstandard.ZstdCompressor().compress(bytes([65 + n]) * n * 50_000) for n in range(4)]
+    path.write_bytes(frames[1] + b"\x50\x2a\x4d\x18\x03\0\0\0abc" + b"".join(frames[2:]) + frames[0])
+    with open_input(path) as f:
+        assert f.read() == b"B" * 50_000 + b"C" * 100_000 + b"D" * 150_000
+    path.write_bytes(b"")
+    with open_input(path) as f:
+        assert f.read() == b""
