@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,7 @@ from l2.files.errors import L2Error
 
 # Names of devices and of open files: what is written to them belongs to whoever opened them.
 DESCRIPTORS = {"/dev", "/dev/fd", "/proc/self/fd"}
+NEWCOMER = 10.0  # seconds within which a file that was opened may not be locked yet
 
 
 def _fsync_dir(path: Path) -> None:
@@ -38,6 +41,15 @@ def _opened(partial: Path, path: Path) -> BinaryIO:
         raise L2Error(f"{path}: can't be written ({error.strerror})") from None
 
 
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left half written of `path`: nobody holds it, and it is no newcomer."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        with suppress(OSError), open(partial, "rb") as f:
+            if time.time() - os.fstat(f.fileno()).st_mtime > NEWCOMER:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes its name only when the block ends without an exception.
@@ -57,8 +69,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise L2Error(f"{path.parent}: can't be made a directory ({error.strerror})") from None
+    _remove_abandoned(path)
     try:
         with _opened(partial, path) as f:
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(f, fcntl.LOCK_EX)  # for as long as this process lives
             yield f
             f.flush()
             os.fsync(f.fileno())
