@@ -8,6 +8,7 @@
 # bash shell/bench.sh filter --docs docs.jsonl \
 #     --peer 'datatrove=PYTHON tests/bench/datatrove_filter.py {docs} {most} all'  # PYTHON has datatrove and spacy
 # bash shell/bench.sh tokenization runs/dedup/docs.jsonl --tokenizer tokenizer.model
+# bash shell/bench.sh dialogs --peer 'trl=VENV/bin/python -m tests.bench.dialogs --trl {kind} --shapes {shape}'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh

@@ -16,7 +16,7 @@ from l2.align.examples import Example, Examples
 from l2.tokens.packing import pack, row_positions
 from l2.train.compute import Sums
 from l2.train.loop import Micro
-from l2.train.order import epoch_order
+from l2.train.order import epoch_order, shuffled
 from l2.train.pretrain import packed_loss
 
 
@@ -34,8 +34,7 @@ def visits(size: int, epochs: float, seed: int, source: int, number: int) -> npt
     passes · epochs times, rounded down or up. Ours, as pretraining's mix.
     """
     first, last = (round(done * epochs * size) for done in (number, number + 1))
-    circle = np.random.Generator(np.random.Philox(key=[seed, source])).permutation(size)
-    return np.sort(circle[np.arange(first, last) % size])
+    return np.sort(shuffled(np.arange(first, last) % size, size, seed, source, kind=1))
 
 
 def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
