@@ -17,6 +17,7 @@ import xxhash
 from l2.files.atomic import write_atomic
 from l2.files.errors import L2Error
 
+HEADER = Path(__file__).with_name("scalars.h")  # what several sources include
 FLAGS = ["-std=gnu++17", "-O3", "-march=native", "-shared", "-fPIC"]
 
 
@@ -32,14 +33,14 @@ def _processor() -> str:
 def compiled(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
     """The library of one source file, from the user's cache where it was built before; None where it can't be built."""
     compiler = shlex.split(os.environ.get("CXX") or "c++")
-    key = "\n".join([source.read_text(), *FLAGS, *flags, *compiler, _processor()])
+    key = "\n".join([source.read_text(), HEADER.read_text(), *FLAGS, *flags, *compiler, _processor()])
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     built = Path(home, "l2", f"{source.stem}-{xxhash.xxh3_64_hexdigest(key.encode())}.so")
     with suppress(OSError):  # not there, or broken: built anew
         return ctypes.CDLL(str(built))
     with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
         made = Path(folder, built.name)
-        command = [*compiler, *FLAGS, *flags, str(source), "-o", str(made)]
+        command = [*compiler, *FLAGS, *flags, f"-I{HEADER.parent}", str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         with suppress(OSError, L2Error):  # a home that can't be written to: built anew in each process
             write_atomic(built, made.read_bytes())
