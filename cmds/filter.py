@@ -181,8 +181,8 @@ def filter(
             "--where",
             metavar="CONDITION",
             show_default=False,
-            help="Keep documents with 'scores.toxicity < 0.5', 'source == \"wiki\"' (also <= > >= !=); many "
-            "conditions. One without the field is dropped.",
+            help="Keep documents with 'scores.toxicity < 0.5', 'scores.lang == \"en\"' (also <= > >= !=); of many all "
+            "must hold. One without the field is dropped.",
         ),
     ] = None,
     explain: Annotated[

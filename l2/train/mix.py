@@ -57,7 +57,8 @@ def source_of_each(sources: Sequence[Source], paths: Sequence[Path]) -> list[int
         for i, source in enumerate(sources):
             if fnmatchcase(path.stem, source.pattern):
                 return i
-        raise UsageError(f"--mix: {path} matches none of {', '.join(source.pattern for source in sources)}")
+        names = ", ".join(source.pattern for source in sources)
+        raise UsageError(f"--mix: {path} matches none of {names}; a pattern is of the whole name, as 'wiki*'")
 
     found = [first_match(path) for path in paths]
     for i, source in enumerate(sources):
