@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def pretrain(
     shards: Annotated[list[str], typer.Option("--shards", help="Token shards (.bin): files or patterns.")],
     out: Annotated[str, typer.Option("--out", help="Output directory.")] = "runs/pretrain",
-    val_shards: Annotated[list[str] | None, typer.Option("--val-shards", help="Held-out shards for val_loss.")] = None,
+    val_shards: Annotated[
+        list[str] | None,
+        typer.Option("--val-shards", help="Held-out shards: val_loss and bits per byte of all and of each source."),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="tokenizer.model; default: the one beside the shards.")
     ] = None,
@@ -137,6 +140,7 @@ def pretrain(
         held_out,
         cross_document,
         sources=parse_mix(mix) if mix is not None else EVERYTHING,
+        count_bytes=vocabulary.byte_counter() if held_out else None,
     )
     hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     total = objective.epoch_steps if steps is None else steps

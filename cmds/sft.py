@@ -34,7 +34,9 @@ def sft(
             show_default=False,
         ),
     ] = None,
-    eval_data: Annotated[list[str] | None, typer.Option("--eval-data", help="Held-out dialogs for val_loss.")] = None,
+    eval_data: Annotated[
+        list[str] | None, typer.Option("--eval-data", help="Held-out dialogs: val_loss of all and of each file.")
+    ] = None,
     from_base: Annotated[
         bool,
         typer.Option("--from-base", help="Start from the base model that --model was made of (paper §3.2.3)."),
@@ -84,7 +86,7 @@ def sft(
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
     from l2.train.loop import Settings
-    from l2.train.mix import EVERYTHING, parse_mix, source_of_each
+    from l2.train.mix import EVERYTHING, name_of, parse_mix, source_of_each
     from l2.train.schedule import warmup_of
 
     console = Console("sft", quiet)
@@ -104,6 +106,11 @@ def sft(
         )
     if not any(examples for examples, _ in read):
         raise BadInput(", ".join(names), "no dialog to learn from", "at least one")
+    judged_by: dict[str, list[Example]] = {}
+    for name, (examples, _) in zip(held_out_names, held_out, strict=True):
+        if not examples:
+            raise BadInput(name, "no dialog to validate on", "at least one")
+        judged_by.setdefault(name_of(Path(name), sources if mix is not None else ()), []).extend(examples)
     if show:
         _show(chain.from_iterable(examples for examples, _ in read), show, vocabulary)
         return
@@ -115,7 +122,7 @@ def sft(
         micro_batch,
         epochs,
         seed,
-        [example for examples, _ in held_out for example in examples],
+        judged_by,
     )
     plan = Settings(
         steps=objective.steps,

@@ -37,6 +37,16 @@ def parent(directory: str) -> list[tuple[str, str]]:
     return [(directory, model_sha256(directory))]
 
 
+def told_validation(line: Mapping[str, Any]) -> str:
+    """What a log line says of held-out data: "val_loss 2.3105 (web 2.4120, wiki 2.2230), ..."."""
+    of_all = {name: value for name, value in line.items() if name.startswith("val_") and "/" not in name}
+    parts = []
+    for name, value in of_all.items():
+        each = [f"{key.partition('/')[2]} {of:.4f}" for key, of in line.items() if key.startswith(name + "/")]
+        parts.append(f"{name} {value:.4f}" + (f" ({', '.join(each)})" if each else ""))
+    return ", ".join(parts)
+
+
 def run_training(
     console: Console,
     out: str,
@@ -75,6 +85,8 @@ def run_training(
             def on_log(line: dict[str, Any]) -> None:
                 if "spike" in line:
                     voice.say(f"step {line['step']}: {told_spike(line)}; {line['spike']} (--on-spike)")
+                if "val_loss" in line:
+                    voice.say(f"step {line['step']}: {told_validation(line)}")
 
             with voice.progress("steps") as progress:
                 last = train(model, objective, plan, run, tokenizer, ranks=ranks, on_progress=progress, on_log=on_log)
