@@ -71,6 +71,13 @@ def pretrain(
         typer.Option("--keep-every", min=0, help="Steps between checkpoints that are never deleted; 0: none (ours)."),
     ] = 0,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
+    sample_every: Annotated[
+        int, typer.Option("--sample-every", min=0, help="Steps between samples of text, in OUT/samples.jsonl; 0: none.")
+    ] = 0,
+    sample_prompt: Annotated[
+        list[str] | None,
+        typer.Option("--sample-prompt", help="Text that samples go on from; repeatable. Default: nothing, a new text."),
+    ] = None,
     on_spike: Annotated[
         Literal["warn", "skip", "stop"],
         typer.Option(
@@ -108,6 +115,8 @@ def pretrain(
     """
     from cmds.training import run_training
     from l2.files.jsonl import expand
+    from l2.generate.engine import Sampling
+    from l2.generate.samples import sampler_of
     from l2.model.checkpoint import new_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.shards import Shard, check_tokenizer
@@ -151,6 +160,7 @@ def pretrain(
         dtype=pick_dtype(dtype, where),
         save_every=save_every,
         eval_every=eval_every,
+        sample_every=sample_every,
         keep=keep,
         keep_every=keep_every,
         compiled=compile == "on" or (compile == "auto" and where.type == "cuda" and total >= 500),
@@ -181,6 +191,12 @@ def pretrain(
         for source in objective.planned(total):
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
+    draw = None
+    if sample_every:
+        sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=128, seed=seed)  # Meta's text completion
+        draw = sampler_of(vocabulary, sample_prompt or [""], length, sampling, out)
+    elif sample_prompt:
+        raise UsageError("--sample-prompt needs --sample-every: how many steps lie between samples")
     if dry_run:
         _tell_plan(
             console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
@@ -201,6 +217,7 @@ def pretrain(
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        draw=draw,
     )
 
 

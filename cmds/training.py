@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from l2.model.checkpoint import AnyModel
     from l2.tokens.tokenizer import Tokenizer
-    from l2.train.loop import Objective, Settings
+    from l2.train.loop import Draw, Objective, Settings
 
 
 def read_inputs(paths: Sequence[str] | None, required: Sequence[str]) -> tuple[list[Record], list[tuple[str, str]]]:
@@ -59,6 +59,7 @@ def run_training(
     plan: Settings,
     tokenizer: Tokenizer,
     overwrite: bool,
+    draw: Draw | None = None,
 ) -> None:
     """Train into `out` unless that is done already, and print `out` as the only line on stdout.
 
@@ -89,7 +90,10 @@ def run_training(
                     voice.say(f"step {line['step']}: {told_validation(line)}")
 
             with voice.progress("steps") as progress:
-                last = train(model, objective, plan, run, tokenizer, ranks=ranks, on_progress=progress, on_log=on_log)
+                last = train(
+                    model, objective, plan, run, tokenizer,
+                    ranks=ranks, draw=draw, on_progress=progress, on_log=on_log,
+                )  # fmt: skip
             if ranks.first:
                 run.finish(result=last)
             shown = {k: v for k, v in last.items() if k.endswith(("loss", "accuracy"))}

@@ -16,10 +16,11 @@ from torch import Tensor
 from l2.files.errors import L2Error, Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.model.checkpoint import AnyModel, model_tensors, read_weights, save_model
+from l2.model.checkpoint import AnyModel, load_weights, model_tensors, read_weights, save_model
 from l2.model.config import ModelConfig
+from l2.model.transformer import LanguageModel
 from l2.tokens.tokenizer import Tokenizer
-from l2.train.checkpoints import Log, latest_step, load_step, save_step
+from l2.train.checkpoints import LOG, SAMPLES, Log, latest_step, load_step, save_step
 from l2.train.compute import Compute, Sums
 from l2.train.meter import Energy, carbon, measured_peak
 from l2.train.optim import adamw, apply, clip_gradients, load_optimizer, optimizer_tensors
@@ -74,6 +75,7 @@ class Settings:
     dtype: torch.dtype = torch.float32  # of the products; weights and optimizer stay fp32
     save_every: int = 500
     eval_every: int = 100
+    sample_every: int = 100
     keep: int = 2  # newest checkpoints
     keep_every: int = 0  # steps between checkpoints that stay for good; 0: none
     compiled: bool = False
@@ -265,6 +267,23 @@ class Meters:
         }
 
 
+Draw = Callable[[LanguageModel], Iterable[Mapping[str, Any]]]
+
+
+def _sample(training: Training, settings: Settings, draw: Draw, log: Log) -> None:
+    """What `draw` makes of the weights as they are, a line each; of weights that are cut, the first rank has a copy."""
+    ranks, model = training.ranks, training.model
+    assert isinstance(model, LanguageModel)
+    weights = model_tensors(model) if ranks.mesh is not None else None  # which takes all ranks
+    with ranks.told():
+        if ranks.first:
+            if weights is not None:
+                on_device = {name: weight.to(model.device, settings.dtype) for name, weight in weights.items()}
+                model = load_weights(LanguageModel, model.config, on_device, str(log.path.parent))
+            for sample in draw(model):
+                log.write({"step": training.step, **sample})
+
+
 TIMINGS = ("tokens_per_s", "mfu", "mfu_common", "joules")  # fields of a line in which two equal runs differ
 
 
@@ -276,17 +295,19 @@ def train(
     tokenizer: Tokenizer,
     *,
     ranks: Ranks = ALONE,
+    draw: Draw | None = None,
     on_progress: OnProgress = ignore,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train `model` (fp32 weights) into `run.dir`, going on from its newest checkpoint; returns the last log line.
 
+    draw: samples of a language model, which go to samples.jsonl every `settings.sample_every` steps and after the last.
     Raises Stopped after saving when a signal asks for it, and L2Error when the loss is no longer a number.
     """
     config = model.config
     training = prepare(model.train(), objective, settings, ranks)
     _resume(run, training)
-    log = Log(run.dir, training.step, ranks.first)
+    log, samples = (Log(run.dir, training.step, ranks.first, name) for name in (LOG, SAMPLES))
     peak = measured_peak(model.device, settings.dtype)
     meters = Meters(config, peak * ranks.world, Energy(model.device), log.last.get("joules", 0.0))
     with stop_wish() as wish:
@@ -299,6 +320,8 @@ def train(
                 line |= {f"val_{name}": value for name, value in validate(training, objective).items()}
             log.write(line)
             on_log(line)
+            if draw is not None and (last or training.step % settings.sample_every == 0):
+                _sample(training, settings, draw, samples)
             on_progress(training.step, settings.steps, f"loss {line['loss']:.3f}, {line['tokens_per_s']:,.0f} tokens/s")
             stop = bool(ranks.most([wish.name is not None])[0])
             if last or stop or training.step % settings.save_every == 0:
