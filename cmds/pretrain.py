@@ -42,6 +42,14 @@ def pretrain(
     preset: Annotated[
         str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
     ] = None,
+    attention: Annotated[
+        Literal["mha", "gqa", "mqa"] | None,
+        typer.Option(
+            "--attention",
+            help="Keys and values of every head, of groups or of one, at the preset's parameters (paper A.2.1).",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=0, help="Optimizer steps; 0: untrained. Default: one pass.")
     ] = None,
@@ -121,9 +129,10 @@ def pretrain(
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.shards import Shard, check_tokenizer
     from l2.tokens.tokenizer import MODEL_FILE
+    from l2.train.derivation import derive
     from l2.train.loop import Settings
     from l2.train.mix import EVERYTHING, parse_mix
-    from l2.train.presets import choose_preset, find_preset
+    from l2.train.presets import choose_preset, find_preset, with_attention
     from l2.train.pretrain import Pretraining
     from l2.train.schedule import warmup_of
 
@@ -168,6 +177,8 @@ def pretrain(
         on_spike=on_spike,
     )
     config = column.config(vocabulary.vocab_size, length)
+    if attention is not None:
+        config = with_attention(config, attention, column.multiple_of)
     settings = {
         "preset": name,
         "steps": total,
@@ -182,8 +193,7 @@ def pretrain(
         "compile": plan.compiled,
         "seed": seed,
     }
-    if mix is not None:
-        settings["mix"] = mix
+    settings |= {key: value for key, value in {"mix": mix, "attention": attention}.items() if value is not None}
     console.say(
         f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
     )
@@ -198,6 +208,8 @@ def pretrain(
     elif sample_prompt:
         raise UsageError("--sample-prompt needs --sample-every: how many steps lie between samples")
     if dry_run:
+        for line in derive(name, column, config, tokens, plan, batch * length):
+            console.say(line)
         _tell_plan(
             console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
         )
