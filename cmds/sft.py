@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmds.console import Console
+from cmds.console import Console, rank_and_world
 from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def sft(
     """
     from dataclasses import replace
 
-    from cmds.training import parent, run_training
+    from cmds.training import check_shared, parent, run_training
     from l2.align.examples import read_examples
     from l2.align.sft import FineTuning, Source
     from l2.files.errors import BadInput
@@ -96,9 +96,10 @@ def sft(
     vocabulary = load_tokenizer(start_from)
     check_vocabulary(config, vocabulary, start_from)
     names, held_out_names = expand(data or (STDIO,)), expand(eval_data or ())
+    check_shared([*names, *held_out_names])
     sources = parse_mix(mix) if mix is not None else EVERYTHING
     of_each = source_of_each(sources, [Path(name) for name in names])
-    with open_ledger(rejects) as ledger, console.progress("dialogs") as progress:
+    with open_ledger(rejects if not rank_and_world()[0] else None) as ledger, console.progress("dialogs") as progress:
         on_bad_line = ledger.bad_line if on_bad == "skip" else None
         read, held_out = (
             [read_examples(name, vocabulary, length, form, on_bad_line, progress) for name in part]

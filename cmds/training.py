@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmds.console import Console
+from cmds.console import Console, rank_and_world
+from l2.files.errors import UsageError
 from l2.files.jsonl import STDIO, Record, expand, read_records
 from l2.files.manifest import Inputs, open_run, sha256_file, sha256_records
 
@@ -22,12 +23,21 @@ def read_inputs(paths: Sequence[str] | None, required: Sequence[str]) -> tuple[l
     """All records of `paths` (none: stdin), and (path, SHA-256) of where they came from."""
     records: list[Record] = []
     inputs: list[tuple[str, str]] = []
-    for name in expand(paths or (STDIO,)):
+    names = expand(paths or (STDIO,))
+    check_shared(names)
+    for name in names:
         part = list(read_records([name], required=required))
         # a pipe can be read once only
         inputs.append((name, sha256_file(name) if Path(name).is_file() else sha256_records(part)))
         records += part
     return records, inputs
+
+
+def check_shared(inputs: Sequence[str]) -> None:
+    """Raises UsageError where several processes would have to read one pipe."""
+    for name in inputs:
+        if rank_and_world()[1] > 1 and (name == STDIO or Path(name).is_fifo()):
+            raise UsageError("the processes that torchrun started can't share a pipe; give the data as a file")
 
 
 def parent(directory: str) -> list[tuple[str, str]]:
@@ -75,9 +85,8 @@ def run_training(
         start_ranks(where) as ranks,
         open_shared(ranks, lambda: open_run(out, settings, inputs, overwrite=overwrite)) as run,
     ):
-        voice = Console(console.command, quiet=console.quiet or not ranks.first)
         if run.state == "finished":
-            voice.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
+            console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
         else:
             model = make_model()
             if ranks.first:
@@ -85,11 +94,11 @@ def run_training(
 
             def on_log(line: dict[str, Any]) -> None:
                 if "spike" in line:
-                    voice.say(f"step {line['step']}: {told_spike(line)}; {line['spike']} (--on-spike)")
+                    console.say(f"step {line['step']}: {told_spike(line)}; {line['spike']} (--on-spike)")
                 if "val_loss" in line:
-                    voice.say(f"step {line['step']}: {told_validation(line)}")
+                    console.say(f"step {line['step']}: {told_validation(line)}")
 
-            with voice.progress("steps") as progress:
+            with console.progress("steps") as progress:
                 last = train(
                     model, objective, plan, run, tokenizer,
                     ranks=ranks, draw=draw, on_progress=progress, on_log=on_log,
@@ -97,6 +106,6 @@ def run_training(
             if ranks.first:
                 run.finish(result=last)
             shown = {k: v for k, v in last.items() if k.endswith(("loss", "accuracy"))}
-            voice.say(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+            console.say(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
         if ranks.first:
             print(out)
