@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Overwrite, Quiet, Seed
+from cmds.options import Device, Dtype, Overwrite, Quiet, Seed, TensorBoard
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def pretrain(
             help="Print settings, memory, expected time and energy, and stop; for as many ranks as WORLD_SIZE says.",
         ),
     ] = False,
+    tensorboard: TensorBoard = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -229,6 +230,7 @@ def pretrain(
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        tensorboard=tensorboard,
         draw=draw,
     )
 

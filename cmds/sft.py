@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cmds.console import Console, rank_and_world
-from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed
+from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed, TensorBoard
 
 if TYPE_CHECKING:
     from l2.align.examples import Example
@@ -56,6 +56,7 @@ def sft(
     ] = 0,
     on_bad: OnBad = "stop",
     rejects: Rejects = None,
+    tensorboard: TensorBoard = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -168,6 +169,7 @@ def sft(
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        tensorboard=tensorboard,
     )
 
 

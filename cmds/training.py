@@ -70,17 +70,20 @@ def run_training(
     tokenizer: Tokenizer,
     overwrite: bool,
     draw: Draw | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Train into `out` unless that is done already, and print `out` as the only line on stdout.
 
     Under torchrun every rank calls this with the same arguments, and the first one speaks and writes.
     """
     from l2.model.device import keep_memory, use_all_cores
+    from l2.train.board import Board
     from l2.train.loop import told_spike, train
     from l2.train.ranks import open_shared, start_ranks
 
     keep_memory()
     threads = use_all_cores()
+    board = Board(Path(out)) if tensorboard and not rank_and_world()[0] else None
     with (
         start_ranks(where) as ranks,
         open_shared(ranks, lambda: open_run(out, settings, inputs, overwrite=overwrite)) as run,
@@ -93,6 +96,8 @@ def run_training(
                 run.save(device=str(where), threads=threads, ranks=ranks.world, parameters=model.config.parameters)
 
             def on_log(line: dict[str, Any]) -> None:
+                if board is not None:
+                    board.write(line)
                 if "spike" in line:
                     console.say(f"step {line['step']}: {told_spike(line)}; {line['spike']} (--on-spike)")
                 if "val_loss" in line:

@@ -28,7 +28,7 @@ def rank(number: int, world: int, local: int, port: int, argv: list[str]) -> int
 def main() -> int:
     """See above."""
     import torch.distributed.fsdp
-    import torch.distributed.tensor
+    import torch.distributed.tensor  # noqa: F401
 
     import l2.align.reward
     import l2.align.sft
