@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,11 +11,16 @@ from contextlib import contextmanager
 PLAIN_SECONDS = 15.0  # between two plain lines
 
 
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes torchrun started this one as; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 class Console:
-    """One command's voice on stderr."""
+    """One command's voice on stderr. Of the processes that torchrun started the first alone speaks."""
 
     def __init__(self, command: str, quiet: bool = False) -> None:
-        self.command, self.quiet = command, quiet
+        self.command, self.quiet = command, quiet or rank_and_world()[0] > 0
 
     def say(self, message: str) -> None:
         """Print one line, led by the command's name."""

@@ -17,6 +17,9 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N]. au
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 where it is fast.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, replacing what --out holds.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="The log for TensorBoard too, in OUT/tensorboard (needs tensorboardX).")
+]
 OnBad = Annotated[
     Literal["stop", "skip"],
     typer.Option("--on-bad", help="A bad input line: stop (exit 65), or skip (into --rejects)."),

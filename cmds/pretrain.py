@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Overwrite, Quiet, Seed
+from cmds.options import Device, Dtype, Overwrite, Quiet, Seed, TensorBoard
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def pretrain(
     shards: Annotated[list[str], typer.Option("--shards", help="Token shards (.bin): files or patterns.")],
     out: Annotated[str, typer.Option("--out", help="Output directory.")] = "runs/pretrain",
-    val_shards: Annotated[list[str] | None, typer.Option("--val-shards", help="Held-out shards for val_loss.")] = None,
+    val_shards: Annotated[
+        list[str] | None,
+        typer.Option("--val-shards", help="Held-out shards: val_loss and bits per byte of all and of each source."),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="tokenizer.model; default: the one beside the shards.")
     ] = None,
@@ -38,6 +41,14 @@ def pretrain(
     ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
+    ] = None,
+    attention: Annotated[
+        Literal["mha", "gqa", "mqa"] | None,
+        typer.Option(
+            "--attention",
+            help="Keys and values of every head, of groups or of one, at the preset's parameters (paper A.2.1).",
+            show_default=False,
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=0, help="Optimizer steps; 0: untrained. Default: one pass.")
@@ -68,6 +79,13 @@ def pretrain(
         typer.Option("--keep-every", min=0, help="Steps between checkpoints that are never deleted; 0: none (ours)."),
     ] = 0,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
+    sample_every: Annotated[
+        int, typer.Option("--sample-every", min=0, help="Steps between samples of text, in OUT/samples.jsonl; 0: none.")
+    ] = 0,
+    sample_prompt: Annotated[
+        list[str] | None,
+        typer.Option("--sample-prompt", help="Text that samples go on from; repeatable. Default: nothing, a new text."),
+    ] = None,
     on_spike: Annotated[
         Literal["warn", "skip", "stop"],
         typer.Option(
@@ -91,6 +109,7 @@ def pretrain(
             help="Print settings, memory, expected time and energy, and stop; for as many ranks as WORLD_SIZE says.",
         ),
     ] = False,
+    tensorboard: TensorBoard = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -105,13 +124,16 @@ def pretrain(
     """
     from cmds.training import run_training
     from l2.files.jsonl import expand
+    from l2.generate.engine import Sampling
+    from l2.generate.samples import sampler_of
     from l2.model.checkpoint import new_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.shards import Shard, check_tokenizer
     from l2.tokens.tokenizer import MODEL_FILE
+    from l2.train.derivation import derive
     from l2.train.loop import Settings
     from l2.train.mix import EVERYTHING, parse_mix
-    from l2.train.presets import choose_preset, find_preset
+    from l2.train.presets import choose_preset, find_preset, with_attention
     from l2.train.pretrain import Pretraining
     from l2.train.schedule import warmup_of
 
@@ -137,6 +159,7 @@ def pretrain(
         held_out,
         cross_document,
         sources=parse_mix(mix) if mix is not None else EVERYTHING,
+        count_bytes=vocabulary.byte_counter() if held_out else None,
     )
     hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     total = objective.epoch_steps if steps is None else steps
@@ -147,6 +170,7 @@ def pretrain(
         dtype=pick_dtype(dtype, where),
         save_every=save_every,
         eval_every=eval_every,
+        sample_every=sample_every,
         keep=keep,
         keep_every=keep_every,
         compiled=compile == "on" or (compile == "auto" and where.type == "cuda" and total >= 500),
@@ -154,6 +178,8 @@ def pretrain(
         on_spike=on_spike,
     )
     config = column.config(vocabulary.vocab_size, length)
+    if attention is not None:
+        config = with_attention(config, attention, column.multiple_of)
     settings = {
         "preset": name,
         "steps": total,
@@ -168,8 +194,7 @@ def pretrain(
         "compile": plan.compiled,
         "seed": seed,
     }
-    if mix is not None:
-        settings["mix"] = mix
+    settings |= {key: value for key, value in {"mix": mix, "attention": attention}.items() if value is not None}
     console.say(
         f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
     )
@@ -177,7 +202,15 @@ def pretrain(
         for source in objective.planned(total):
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
+    draw = None
+    if sample_every:
+        sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=128, seed=seed)  # Meta's text completion
+        draw = sampler_of(vocabulary, sample_prompt or [""], length, sampling, out)
+    elif sample_prompt:
+        raise UsageError("--sample-prompt needs --sample-every: how many steps lie between samples")
     if dry_run:
+        for line in derive(name, column, config, tokens, plan, batch * length):
+            console.say(line)
         _tell_plan(
             console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
         )
@@ -197,6 +230,8 @@ def pretrain(
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        tensorboard=tensorboard,
+        draw=draw,
     )
 
 

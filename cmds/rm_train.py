@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
+from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed, TensorBoard
 
 
 def rm_train(
@@ -34,6 +34,7 @@ def rm_train(
     ] = 1e-5,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints (ours).")] = 200,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 50,
+    tensorboard: TensorBoard = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -96,4 +97,5 @@ def rm_train(
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        tensorboard=tensorboard,
     )

@@ -69,9 +69,9 @@ class Ranking:
         items = step_items(step, self.batch_size, len(self.pairs), self.seed, self.total)
         return self._micros([self.pairs[i] for i in items[rank::world]])
 
-    def validation(self) -> list[Micro]:
-        """All held-out pairs."""
-        return self._held_out
+    def validation(self) -> list[tuple[str, list[Micro]]]:
+        """All held-out pairs, as one source."""
+        return [("", self._held_out)] if self._held_out else []
 
     def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
         """Summed over pairs: the loss, pairs ranked right (a tie counts half), and the auxiliary loss."""

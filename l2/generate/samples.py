@@ -11,7 +11,7 @@ from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Completion, Sampler, Sampling, generate, prompt_key
 from l2.generate.scoring import last_scores
-from l2.model.transformer import ScalarModel
+from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.chat import check_messages, encode_dialog, encode_prompt, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
@@ -97,6 +97,24 @@ def sample_answers(
             made = (_answered(tokenizer, answer, before, stop) for answer in completions)
             known = {field: value for field, value in record.items() if field != "rewards"}  # those were of others
             yield [Record(known | new | settings | {"sample": i}, record.where) for i, new in enumerate(made)]
+
+
+def sampler_of(
+    tokenizer: Tokenizer, prompts: Sequence[str], context: int, sampling: Sampling, name: str
+) -> Callable[[LanguageModel], list[Record]]:
+    """What makes a sample record of each of `prompts`, texts to go on from, of the model it is given: always alike.
+
+    Raises BadInput for a prompt that leaves no room in a context of `context` tokens.
+    """
+    records = [Record({"id": str(i), "prompt": prompt}, "--sample-prompt") for i, prompt in enumerate(prompts)]
+    rows = [prompt_ids(tokenizer, record, raw=True) for record in records]
+    _check_room(records, rows, context)
+
+    def draw(model: LanguageModel) -> list[Record]:
+        answers = sample_answers(model, tokenizer, records, rows, sampling, name=name, raw=True)
+        return [sample for (sample,) in answers]
+
+    return draw
 
 
 def _says(tokenizer: Tokenizer, stop: Sequence[str], *, raw: bool) -> Callable[[Sequence[int]], bool]:

@@ -18,7 +18,7 @@ from l2.files.atomic import atomic_dir, write_atomic
 from l2.files.errors import L2Error
 from l2.model.checkpoint import read_tensors
 
-OPTIMIZER, STATE, LOG = "optimizer.safetensors", "state.json", "log.jsonl"
+OPTIMIZER, STATE, LOG, SAMPLES = "optimizer.safetensors", "state.json", "log.jsonl", "samples.jsonl"
 
 
 def save_step(
@@ -86,11 +86,11 @@ def load_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 class Log:
-    """OUT/log.jsonl. Opened at step N, it forgets the lines of later steps that a killed run had written."""
+    """OUT/log.jsonl or samples.jsonl. Opened at step N, it forgets what a killed run had written of later steps."""
 
-    def __init__(self, out: Path, step: int, writes: bool = True) -> None:
+    def __init__(self, out: Path, step: int, writes: bool = True, name: str = LOG) -> None:
         """`writes`: False in every rank but the first."""
-        self.path, self.writes = out / LOG, writes
+        self.path, self.writes = out / name, writes
         self.last: dict[str, Any] = {}
         kept: list[bytes] = []
         for row in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
@@ -98,7 +98,7 @@ class Log:
             if row.endswith(b"\n") and (line := orjson.loads(row))["step"] <= step:
                 kept.append(row)
                 self.last = line
-        if writes:
+        if writes and (kept or name == LOG or self.path.exists()):
             write_atomic(self.path, b"".join(kept))
 
     def write(self, line: Mapping[str, Any]) -> None:

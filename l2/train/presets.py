@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from l2.files.errors import UsageError
 from l2.model.config import ModelConfig
@@ -38,6 +38,27 @@ class Preset:
         )
 
 
+ATTENTIONS = ("mha", "gqa", "mqa")
+WIDTHS = 256  # a widened feed-forward is a multiple of this, or of less where the preset's is (ours)
+
+
+def with_attention(config: ModelConfig, kind: str, multiple_of: int = WIDTHS) -> ModelConfig:
+    """The shape with keys and values of every head (mha), of 8 groups (gqa) or of one (mqa), at equal parameters.
+
+    What attention gives up the feed-forward gets, to the nearest multiple (paper A.2.1, which widens it by 1.3 for gqa
+    and 1.33 for mqa: a little more than equal). A shape that has that attention already is left alone, its number of
+    groups too.
+    """
+    grouped = config.n_kv_heads if 1 < config.n_kv_heads < config.n_heads else min(8, config.n_heads)
+    groups = {"mha": config.n_heads, "gqa": grouped, "mqa": 1}[kind]
+    if groups == config.n_kv_heads:
+        return config
+    freed = 2 * config.dim * config.head_dim * (config.n_kv_heads - groups)  # weights of a layer
+    step = min(multiple_of, WIDTHS)
+    width = step * round((config.ffn_dim + freed / (3 * config.dim)) / step)
+    return replace(config, n_kv_heads=groups, ffn_dim=width)
+
+
 def ffn_hidden(dim: int, multiple_of: int, multiplier: float = 1.0) -> int:
     """Feed-forward width: 2/3 of 4·dim, times a multiplier, rounded up (paper.md §1.4, Meta's reference code)."""
     return multiple_of * math.ceil(int(multiplier * int(8 * dim / 3)) / multiple_of)
@@ -55,6 +76,7 @@ PRESETS = {  #          dim layers heads kv  multiple mult  seq   lr    batch to
     "70b":   Preset(  8_192,  80,  64,   8, 4096,  1.3, 4096, 1.5e-4, 4_194_304, 2000),
 }
 # fmt: on
+PAPERS = ("7b", "13b", "34b", "70b")  # 34b's shape is Code Llama's: the paper gives none
 
 
 def find_preset(name: str) -> Preset:
