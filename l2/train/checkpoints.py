@@ -88,9 +88,9 @@ def load_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 class Log:
     """OUT/log.jsonl. Opened at step N, it forgets the lines of later steps that a killed run had written."""
 
-    def __init__(self, out: Path, step: int, writes: bool = True) -> None:
-        """`writes`: False in every rank but the first."""
-        self.path, self.writes = out / LOG, writes
+    def __init__(self, out: Path, step: int, writes: bool = True, name: str = LOG) -> None:
+        """`writes`: False in every rank but the first; name: of another file of lines with a step."""
+        self.path, self.writes = out / name, writes
         self.last: dict[str, Any] = {}
         kept: list[bytes] = []
         for row in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
