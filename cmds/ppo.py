@@ -204,7 +204,7 @@ def _run(
     records, inputs = read_inputs(prompts, ["prompt"])
     held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], [])
     room = context - settings.max_new_tokens
-    data = [as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out)]
+    asked, kept_out = (as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out))
     parents = {role: parent(directory) for role, directory in models.items() if directory is not None}
     identity = models | asdict(settings) | {"dtype": str(settings.dtype).removeprefix("torch.")}
     del identity["micro_batch"]  # decides nothing
@@ -215,7 +215,7 @@ def _run(
             console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
         else:
             run.save(device=device, threads=threads)
-            made = load_ppo(models, settings, *data, tokenizer, device=device, offload=offload)
+            made = load_ppo(models, settings, asked, kept_out, tokenizer, device=device, offload=offload)
             with console.progress("iterations") as progress:
                 last = run_ppo(made, run, tokenizer, on_progress=progress, on_alarm=console.say)
             run.finish(result=last)

@@ -25,7 +25,7 @@ from l2.align.rollouts import (
     metrics,
     reward_models,
 )
-from l2.align.watch import Line, State, alarms, judge_end, refusal_rate
+from l2.align.watch import Line, State, refusal_rate, watch
 from l2.files.atomic import atomic_dir
 from l2.files.errors import Stopped, UsageError
 from l2.files.manifest import Run
@@ -256,7 +256,10 @@ def _resume(run: Run, ppo: Ppo) -> tuple[State, Log, Log]:
         return State(whitening=Whitening(ppo.settings.whitening)), Log(run.dir, -1), Log(run.dir, -1, name=SAMPLES)
     tensors, fields = load_step(path)
     learner = ppo.learner
-    places = ((learner.policy, path, "policy"), (learner.value, path / VALUE, VALUE))
+    places: tuple[tuple[AnyModel, Path, str], ...] = (
+        (learner.policy, path, "policy"),
+        (learner.value, path / VALUE, VALUE),
+    )
     for (model, where, name), optimizer in zip(places, learner.optimizers, strict=True):
         _put_back(model, where)
         own = {key.removeprefix(f"{name}:"): value for key, value in tensors.items() if key.startswith(f"{name}:")}
@@ -301,27 +304,22 @@ def run_ppo(
         return line
 
     if ppo.held_out and not log.last:
-        line = {"step": 0, "tokens": 0} | evaluated()
-        state.best = line["val_reward"]
+        begun = {"step": 0, "tokens": 0} | evaluated()
+        state.best = begun["val_reward"]
         _keep_best(run, ppo, state, tokenizer)
-        log.write(line)
+        log.write(begun)
     saving = 0.0
     with stop_wish() as wish:
         while state.step < settings.iterations and not state.stopped:
             known = log.last.get("alarms", {})
-            line = ppo.iterate(state)
+            line: Line = ppo.iterate(state)
             line["seconds"]["save"] = round(saving, 3)  # of the checkpoint before
-            state.remember(line)
             last = state.step == settings.iterations
             if ppo.held_out and (last or state.step % settings.eval_every == 0):
                 line |= evaluated()
-            judge_end(line, state, settings)
-            if state.stopped:
-                line["stopped"] = state.stopped
-            if raised := alarms(line, state, settings):
-                line["alarms"] = raised
-            for name in raised.keys() - known.keys():
-                on_alarm(f"iteration {state.step}: {raised[name]}")
+            line |= watch(line, state, settings)
+            for name in line.get("alarms", {}).keys() - known.keys():
+                on_alarm(f"iteration {state.step}: {line['alarms'][name]}")
             log.write(line)
             start = time.monotonic()
             _keep_best(run, ppo, state, tokenizer)

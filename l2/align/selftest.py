@@ -106,8 +106,16 @@ def certify(beta: float = 0.5) -> list[Finding]:
     worth = [float((p * reward).sum()) - beta * kl(p) for p in (began, found, best)]
     return [
         Finding("distance to the Gibbs policy", f"{distance:.4f}, at first {before:.3f}", distance < 0.01 < before),
-        Finding("reward less β KL", "{1:.4f} of at most {2:.4f}, at first {0:.4f}".format(*worth), worth[1] > 0.99 * worth[2]),
-        Finding("KL to the reference, nats", f"{kl(found):.4f}, of the optimum {kl(best):.4f}", abs(kl(found) - kl(best)) < 0.03),
+        Finding(
+            "reward less β KL",
+            "{1:.4f} of at most {2:.4f}, at first {0:.4f}".format(*worth),
+            worth[1] > 0.99 * worth[2],
+        ),
+        Finding(
+            "KL to the reference, nats",
+            f"{kl(found):.4f}, of the optimum {kl(best):.4f}",
+            abs(kl(found) - kl(best)) < 0.03,
+        ),
         Finding("KL before the first step", f"{lines[0]['kl']:g}", lines[0]["kl"] == 0.0),
         Finding("log π sampled less log π learned", f"{gap:.1g} at most", gap < 1e-5),
         Finding(

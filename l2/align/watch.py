@@ -23,7 +23,9 @@ WATCHED = ("score_std", "length", "distinct_2", "refusal_rate", "helpful", "help
 
 def refusal_rate(responses: Iterable[str]) -> float | None:
     """Share of answers that decline in English, or None of no answers."""
-    found = [REFUSAL.search(response.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None for response in responses]
+    found = [
+        REFUSAL.search(response.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None for response in responses
+    ]
     return sum(found) / len(found) if found else None
 
 
@@ -116,3 +118,11 @@ def judge_end(line: Line, state: State, settings: Settings) -> None:
             f"held-out reward has not grown over {state.misses} evaluations (best {state.best:.4g}, of iteration "
             f"{state.best_step}, whose policy is kept)"
         )
+
+
+def watch(line: Line, state: State, settings: Settings) -> Line:
+    """What a finished iteration adds to its line: "alarms" and why it "stopped", where there is anything to say."""
+    state.remember(line)
+    judge_end(line, state, settings)
+    raised = alarms(line, state, settings)
+    return ({"stopped": state.stopped} if state.stopped else {}) | ({"alarms": raised} if raised else {})

@@ -34,7 +34,7 @@ from l2.align.rollouts import (
     metrics,
     reward_models,
 )
-from l2.align.watch import State, alarms, judge_end, refusal_rate
+from l2.align.watch import State, alarms, judge_end
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.files.manifest import open_run
@@ -254,7 +254,15 @@ def test_metrics_are_means_over_answers_and_actions():
     found = metrics(rollout, [part])
     k3 = (math.exp(-1) - 1 + 1) + (math.exp(0.5) - 1 - 0.5)
     expected = {"reward": 3, "helpful": 1.5, "safe": 3.5, "gated": 0.5, "kl": (1 - 0.5) / 2, "kl_k3": k3 / 2}
-    expected |= {"helpful_std": 0.5, "safe_std": 0.5, "entropy": 3.5, "length": 3, "eos_rate": 0.5, "distinct_2": 3 / 4, "sampler_gap": 0.5}
+    expected |= {
+        "helpful_std": 0.5,
+        "safe_std": 0.5,
+        "entropy": 3.5,
+        "length": 3,
+        "eos_rate": 0.5,
+        "distinct_2": 3 / 4,
+        "sampler_gap": 0.5,
+    }
     assert found == pytest.approx(expected)
     assert distinct([Completion([3], [0.0])]) == 0.0
 
@@ -311,7 +319,10 @@ def test_alarms_speak_of_what_they_watch():
     }.items():
         (found,) = alarms(calm | change, state, settings).items()
         # The evidence stands in the sentence.
-        assert found[0] == name and all(f"{value:.3g}" in found[1] or f"{value:.0%}" in found[1] or name == "truncation" for value in change.values())
+        assert found[0] == name and all(
+            f"{value:.3g}" in found[1] or f"{value:.0%}" in found[1] or name == "truncation"
+            for value in change.values()
+        )
     assert "disagreement" not in alarms(calm | {"helpful": 1.1}, state, settings)
     assert set(alarms(calm | {"length": 4.0}, state, settings)) == {"length"}
 

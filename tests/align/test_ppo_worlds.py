@@ -1,7 +1,8 @@
-"""Worlds whose answers are known: bandits with their Gibbs policies, walks with shortest paths, a reward with a flaw."""
+"""Worlds whose answers are known: bandits and their Gibbs policies, walks and shortest paths, a flawed reward."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -96,9 +97,7 @@ ASKED = [Prompt([1, 3 + i % 20, 3 + i // 20], str(i)) for i in range(200)]
 
 def test_it_learns_to_write_sevens():
     """32 tokens of 24: from the 4 % of chance to over half, with EOS among the tokens to unlearn."""
-    ppo = over(
-        writer(), writer(), sevens, ASKED, lr=3e-3, value_lr=3e-3, max_new_tokens=32, no_eos_penalty=0.0
-    )
+    ppo = over(writer(), writer(), sevens, ASKED, lr=3e-3, value_lr=3e-3, max_new_tokens=32, no_eos_penalty=0.0)
     state = State()
     lines = [ppo.iterate(state) for _ in range(14)]
     assert lines[0]["reward"] < 0.06 and lines[-1]["reward"] > 0.5
@@ -149,7 +148,7 @@ def test_it_finds_shortest_paths():
     def steps(start: int, answer: Sequence[int]) -> int | None:
         """How many a walk takes to the goal, or None where it is none."""
         nodes = [start, *(token - FIRST for token in answer if token != EOS)]
-        if answer[-1] != EOS or any(b not in edges[a] for a, b in zip(nodes, nodes[1:], strict=False) if 0 <= a < NODES):
+        if answer[-1] != EOS or any(b not in edges[a] for a, b in itertools.pairwise(nodes) if 0 <= a < NODES):
             return None
         return len(nodes) - 1 if 0 not in nodes[:-1] and nodes[-1] == 0 else None
 
@@ -162,7 +161,7 @@ def test_it_finds_shortest_paths():
         return torch.tensor([optimality(*both) for both in zip(prompts, drawn, strict=True)]), None
 
     policy = new_model(small_config(16, max_seq_len=16), 0)
-    imitate(policy, strolls, 2, 200)
+    imitate(policy, strolls, 2, 120)
     reference = new_model(policy.config, 0)
     reference.load_state_dict(policy.state_dict())
     prompts = [Prompt([1, FIRST + 1 + i % (NODES - 1)], str(i)) for i in range(288)]
@@ -171,12 +170,10 @@ def test_it_finds_shortest_paths():
         max_new_tokens=LONGEST, no_eos_penalty=0.0, beta=0.01,
     )  # fmt: skip
     state = State()
-    lines = [ppo.iterate(state) for _ in range(26)]
-    print([round(l["reward"],2) for l in lines], lines[-1]["seconds"])
+    lines = [ppo.iterate(state) for _ in range(16)]
     answers = generate(policy, [p.ids for p in prompts], range(len(prompts)), Sampling(max_new_tokens=LONGEST, seed=9))
     both = [(p.ids, a.tokens) for p, (a,) in zip(prompts, answers, strict=True)]
     exact = [steps(p[1] - FIRST, a) == distance[p[1] - FIRST] for p, a in both]
-    print(sum(optimality(*one) for one in both) / len(both), sum(exact) / len(exact))
     assert lines[0]["reward"] < 0.6
     assert sum(optimality(*one) for one in both) / len(both) >= 0.95 and sum(exact) / len(exact) >= 0.8
 
@@ -206,7 +203,7 @@ def test_versions_rise_until_the_flaw_of_the_reward_is_found():
         policy = writer()  # from the base
         imitate(policy, [p.ids + answer for p, answer in zip(asked, best, strict=True)], 3, 40)
         worth.append(mean(policy))
-    assert all(b > a + 0.01 for a, b in zip(worth, worth[1:], strict=False)), worth
+    assert all(b > a + 0.01 for a, b in itertools.pairwise(worth)), worth
 
     def both(_, drawn):
         true.append(sum(map(truly, drawn)) / len(drawn))
@@ -223,4 +220,3 @@ def test_versions_rise_until_the_flaw_of_the_reward_is_found():
     first = next(i for i, found in enumerate(warned) if found & {"kl", "repetition"})
     assert true[peak] > true[0] + 0.05 and true[-1] < true[peak] - 0.1
     assert first <= peak, (first, peak, true)
-
