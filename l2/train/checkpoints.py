@@ -89,7 +89,7 @@ class Log:
     """OUT/log.jsonl or samples.jsonl. Opened at step N, it forgets what a killed run had written of later steps."""
 
     def __init__(self, out: Path, step: int, writes: bool = True, name: str = LOG) -> None:
-        """`writes`: False in every rank but the first."""
+        """`writes`: False in every rank but the first; name: of another file of lines with a step."""
         self.path, self.writes = out / name, writes
         self.last: dict[str, Any] = {}
         kept: list[bytes] = []

@@ -40,7 +40,7 @@ def arguments(out: Path, model_dir: Path, rm_dir: Path, prompts: Path, *more: ob
     return [str(word) for word in given]
 
 
-TIMINGS = ("tokens_per_s", "answers_per_s")
+TIMINGS = ("tokens_per_s", "answers_per_s", "seconds")
 
 
 def log(out: Path) -> list[dict]:
