@@ -5,9 +5,9 @@ ignore those so frequent that they are a template. Here each text of an item sta
 or more by all its 13-grams, one of 8 to 12 by all of its words, and a shorter one by nothing. Words are those of
 `duplicates.normalised`.
 
-`l2 contam` asks another question, by the paper's rule (§A.6): how much of each verbalised prompt stands in the shards, in
-tokens. That rule can't serve here: filtering comes before there is a tokenizer, an item's fields before their prompt,
-and what a document is dropped for should be an item of its own, not eleven tokens of a phrase that anybody writes.
+`l2 contam` asks another question, by the paper's rule (§A.6): how much of each verbalised prompt stands in the shards,
+in tokens. That rule can't serve here: filtering comes before there is a tokenizer, an item's fields before their
+prompt, and a document is to be dropped for an item of its own, not for eleven tokens of a phrase that anybody writes.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from l2.tokens.shards import Shard
 SEED = 10  # tokens at the start of a match that are all equal (paper §A.6)
 MISMATCHES = 4  # in what follows them; the last token of a match is equal again (paper §A.6)
 PIECE_BYTES = 1 << 27  # of tokens: their suffix array takes four times that while it is made, and twice that afterwards
+MOST = 1000  # places in a piece that a run of SEED tokens is followed from (ours), see `longest_matches`
 PAIRS = 1 << 20  # pairs of places that are compared at once
 BLOCK = 1 << 22  # suffixes that are filtered at once
 
@@ -86,6 +87,20 @@ class Piece:
             high[open_[~before]] = middle[~before]
         return low
 
+    def among(self, first: Ints, last: Ints, length: int, token: Tokens, side: str) -> Ints:
+        """Where in each range of suffixes that agree for `length` tokens those with `token` next begin, or end."""
+        low, high, wanted = first.copy(), last.copy(), token.byteswap().astype(np.int64)
+        while len(open_ := np.flatnonzero(low < high)):
+            middle = (low[open_] + high[open_]) // 2
+            place = self.suffixes[middle].astype(np.int64) + length
+            inside = place < len(self.tokens)
+            found = np.full(len(open_), -1, np.int64)  # the end comes before all tokens
+            found[inside] = self.tokens[place[inside]].byteswap()
+            before = found < wanted[open_] if side == "left" else found <= wanted[open_]
+            low[open_[before]] = middle[before] + 1
+            high[open_[~before]] = middle[~before]
+        return low
+
     def _order(self, starts_Q: npt.NDArray[np.int32], words_QW: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
         """-1, 0 or 1: the suffix is before the seed, begins with it, or comes after."""
         order = np.zeros(len(starts_Q), np.int8)
@@ -137,8 +152,11 @@ def longest_matches(
     """For each token of `texts`, the length of the longest match with the shards' tokens that starts there, int64 [T].
 
     A match is SEED equal tokens, and then at most MISMATCHES that differ, the last token of it an equal one. 0 stands
-    for no match, and also where a match one token longer to the left ends no earlier. `kept` is a directory where
-    suffix arrays are found and put, 4 bytes a token. Memory: 9 times PIECE_BYTES, and 50 bytes a token of `texts`.
+    for no match, and also where a match one token longer to the left ends no earlier. Of SEED tokens that stand in more
+    than MOST places of a piece, those MOST are followed that agree with the text the longest: a phrase that everybody
+    writes costs no more than that, and only a match that differs early in a text so common could be found too short.
+    `kept` is a directory where suffix arrays are found and put, 4 bytes a token. Memory: 9 times PIECE_BYTES, and 50
+    bytes a token of `texts`.
     """
     longest = np.zeros(len(texts.tokens), np.int64)
     starts = np.flatnonzero(texts.ends - np.arange(len(texts.tokens)) >= SEED)
@@ -150,6 +168,8 @@ def longest_matches(
     for shard in shards:
         for piece in pieces(shard, overlap, kept):
             first, last = (bound[which] for bound in piece.find(seeds_QS))
+            crowded = np.flatnonzero(last - first > MOST)
+            first[crowded], last[crowded] = _thinned(texts, starts[crowded], piece, first[crowded], last[crowded])
             for text, place in _pairs(starts, first, last - first, piece.suffixes):
                 text, place = _leftmost(texts, text, piece.tokens, place)
                 np.maximum.at(longest, text, _lengths(texts, text, piece.tokens, place))
@@ -167,6 +187,21 @@ def _distinct(tokens: Tokens, starts: Ints) -> tuple[Tokens, Ints]:
     which = np.empty(len(order), np.int64)
     which[order] = new.cumsum() - 1
     return runs[order[new]], which
+
+
+def _thinned(texts: Texts, text: Ints, piece: Piece, first: Ints, last: Ints) -> tuple[Ints, Ints]:
+    """Of each range of suffixes the MOST that agree with the text the longest, as a range; the first of equals."""
+    first, last = first.copy(), last.copy()
+    going = np.arange(len(text))
+    length = SEED
+    while len(going := going[(last[going] - first[going] > MOST) & (text[going] + length < texts.ends[text[going]])]):
+        token = texts.tokens[text[going] + length].astype(piece.tokens.dtype)
+        low = piece.among(first[going], last[going], length, token, "left")
+        high = piece.among(low, last[going], length, token, "right")
+        going, low, high = (each[high > low] for each in (going, low, high))
+        first[going], last[going] = low, high
+        length += 1
+    return first, np.minimum(last, first + MOST)
 
 
 def _pairs(starts: Ints, first: Ints, counts: Ints, suffixes: npt.NDArray[np.int32]) -> Iterator[tuple[Ints, Ints]]:

@@ -111,6 +111,18 @@ def test_what_was_planted_is_found_and_nothing_else(tmp_path):
     assert np.allclose(found, expected)
 
 
+def test_a_phrase_in_too_many_places_is_followed_where_it_goes_on_the_longest():
+    random = np.random.default_rng(2)
+    phrase, rest = random.integers(3, 300, 15), random.integers(300, 600, 30)
+    places = [np.concatenate([phrase, rest[: random.integers(0, 5)], random.integers(600, 900, 9)]) for _ in range(300)]
+    places[random.integers(0, 300)] = np.concatenate([phrase, rest])
+    text = np.concatenate([random.integers(900, 950, 5), phrase, rest])
+    with patch.object(suffixes, "MOST", 10):
+        for dtype in ("<u2", "<u4"):
+            longest = longest_matches(joined([text.tolist()]), [Memory(np.concatenate(places).tolist(), dtype)])
+            assert longest.tolist() == [0] * 5 + [45] + [0] * 44
+
+
 def test_a_missing_library_is_named():
     with (
         patch.dict("sys.modules", {"pydivsufsort": None}),
