@@ -186,8 +186,16 @@ class Block(nn.Module):
 class Where:
     """What every layer needs to know of the positions: their angles, who sees whom, and the cache."""
 
-    def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        fork_B2: Tensor | None = None,
+    ) -> None:
         self.positions_BT, self.cache, self.by_documents = positions_BT, cache, mask is None and cache is None
+        self.fork_B2 = fork_B2
         self.cos, self.sin = rotary(positions_BT, config)
         if mask is not None:
             self.mask = mask
@@ -196,8 +204,12 @@ class Where:
             self.mask = (slots <= positions_BT[:, :, None])[:, None]
         else:
             at = torch.arange(positions_BT.shape[1], device=positions_BT.device)
-            back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
-            self.mask = ((back_TT >= 0) & (back_TT <= positions_BT[:, :, None]))[:, None]
+            self.first_BT = at - positions_BT if fork_B2 is None else torch.zeros_like(positions_BT)  # of a document
+            seen_BTS = (at[:, None] >= at) & (at >= self.first_BT[:, :, None])
+            if fork_B2 is not None:
+                from_B11, to_B11 = fork_B2[:, :, None, None].unbind(1)
+                seen_BTS &= (at[:, None] < to_B11) | (at < from_B11) | (at >= to_B11)
+            self.mask = seen_BTS[:, None]
 
 
 class Trunk(nn.Module):
@@ -242,16 +254,22 @@ class _Headed(nn.Module):
         positions_BT: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        fork_B2: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] after the final norm.
 
         positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
         mask: bool [B or 1, 1, T, S], True where a query may look; unless given, back to position 0, where its document
         starts. Rows are padded on the right, where a causal model never looks, so padding needs no mask.
+        fork_B2: (p, s) of each row, without the other three: what stands from s on goes on from the first p tokens as
+        if those between were not there.
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache))
+            if fork_B2 is not None:
+                from_B1, to_B1 = fork_B2.split(1, dim=1)
+                positions_BT = positions_BT - (positions_BT >= to_B1) * (to_B1 - from_B1)
+        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache, fork_B2))
         return out
 
 

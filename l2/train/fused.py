@@ -31,7 +31,7 @@ LONG = 2048  # context above which scores are too large to keep for the backward
 POINTER, SIZE, INT, FLOAT = c_void_p, c_int64, c_int, c_float
 ARGUMENTS = {
     "heads": [POINTER] * 4 + [SIZE] * 5 + [FLOAT, INT, INT],
-    "softmax": [POINTER] * 2 + [SIZE] * 7 + [INT],
+    "softmax": [POINTER] * 3 + [SIZE] * 7 + [INT],
     "softmax_backward": [POINTER] * 3 + [SIZE] * 7 + [INT],
     "norm": [POINTER] * 4 + [SIZE] * 2 + [FLOAT, INT],
     "norm_backward": [POINTER] * 6 + [SIZE] * 2 + [INT],
@@ -105,7 +105,7 @@ class _Attention(torch.autograd.Function):
         B, T, X = q.shape
         G, dtype = X // C // K, q.dtype
         cos, sin = where.cos.contiguous(), where.sin.contiguous()
-        first_BT = torch.arange(T) - where.positions_BT
+        first_BT, fork_B2 = where.first_BT.contiguous(), where.fork_B2
         q_, k_, v_ = q.new_empty(B * K, T * G, C), k.new_empty(B * K, T, C), v.new_empty(B * K, T, C)
         call("heads", dtype, q, cos, sin, q_, B, T, K, G, C, C**-0.5, 0)
         call("heads", dtype, k, cos, sin, k_, B, T, K, 1, C, 1.0, 0)
@@ -114,7 +114,7 @@ class _Attention(torch.autograd.Function):
         for t in range(0, T, BLOCK):
             rows, end = slice(t * G, (t + BLOCK) * G), min(t + BLOCK, T)
             scores = torch.bmm(q_[:, rows], k_[:, :end].transpose(1, 2))
-            call("softmax", dtype, scores, first_BT, B, T, K, G, (end - t) * G, end, t)
+            call("softmax", dtype, scores, first_BT, fork_B2, B, T, K, G, (end - t) * G, end, t)
             torch.bmm(scores, v_[:, :end], out=out_[:, rows])
             weights.append(scores)
         out = torch.empty_like(q)
