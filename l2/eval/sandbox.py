@@ -177,5 +177,5 @@ def run(
     with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         for verdict in pool.map(partial(_run, command, limits), programs):
             verdicts.append(verdict)
-            on_progress(len(verdicts), len(programs))
+            on_progress(len(verdicts), len(programs), "")
     return verdicts
