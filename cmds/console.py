@@ -8,12 +8,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from l2.files.errors import UsageError
+
 PLAIN_SECONDS = 15.0  # between two plain lines
+
+
+def from_environment(name: str, default: int, least: int) -> int:
+    """A number that torchrun puts into the environment. Raises UsageError for anything else."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{name} is {text!r} in the environment: expected a number, {least} or more")
+    return int(text)
 
 
 def rank_and_world() -> tuple[int, int]:
     """Which of how many processes torchrun started this one as; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    return from_environment("RANK", 0, 0), from_environment("WORLD_SIZE", 1, 1) if "RANK" in os.environ else 1
 
 
 class Console:

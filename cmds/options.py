@@ -12,7 +12,9 @@ Inputs = Annotated[
 Output = Annotated[str, typer.Option("-o", "--output", help="JSONL file (.gz, .zst); - is stdout.")]
 Out = Annotated[str, typer.Option("--out", help="Output directory.")]
 Model = Annotated[str, typer.Option("--model", help="Checkpoint directory (Hugging Face layout).")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random. Same seed, same bytes.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random. Same seed, same bytes.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N]. auto: a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 where it is fast.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]

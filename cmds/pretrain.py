@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmds.console import Console
+from cmds.console import Console, from_environment
 from cmds.options import Device, Dtype, Overwrite, Quiet, Seed, TensorBoard
 from l2.files.errors import UsageError
 
@@ -147,6 +146,10 @@ def pretrain(
     name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
     column = find_preset(name)
     length = seq_len or column.seq_len
+    if batch_tokens is not None and batch_tokens < length:
+        raise UsageError(f"--batch-tokens {batch_tokens} is less than one window of {length} tokens (--seq-len)")
+    if keep_every % save_every:
+        raise UsageError(f"--keep-every {keep_every} is no multiple of --save-every {save_every}: nothing to keep then")
     batch = max(1, (batch_tokens or column.batch_tokens) // length)
     micro = micro_batch or max(1, min(batch, 4096 // length))
     objective = Pretraining(
@@ -211,9 +214,8 @@ def pretrain(
     if dry_run:
         for line in derive(name, column, config, tokens, plan, batch * length):
             console.say(line)
-        _tell_plan(
-            console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
-        )
+        ranks = from_environment("WORLD_SIZE", 1, 1)
+        _tell_plan(console, config, plan, total * batch * length, micro * length, ranks, where)
         return
     run_training(
         console,
@@ -225,6 +227,7 @@ def pretrain(
             "tokenizer": [(MODEL_FILE, vocabulary.sha256)],
         },
         where=where,
+        parameters=config.parameters,
         make_model=lambda: new_model(config, seed).to(where),
         objective=objective,
         plan=plan,

@@ -125,6 +125,7 @@ def rm_train(
         settings=settings | {"dtype": str(plan.dtype).removeprefix("torch."), "seed": seed},
         inputs={"data": inputs, "eval_data": held_out_inputs, "model": parent(model)} | margin_file,
         where=where,
+        parameters=config.parameters,
         make_model=lambda: scalar_from(load_model(model, device=where), seed=seed),
         objective=objective,
         plan=plan,

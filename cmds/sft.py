@@ -164,6 +164,7 @@ def sft(
             "model": parent(start_from),
         },
         where=where,
+        parameters=config.parameters,
         make_model=make_model,
         objective=objective,
         plan=plan,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmds.console import Console, rank_and_world
+from cmds.console import Console, from_environment, rank_and_world
 from l2.files.errors import UsageError
 from l2.files.jsonl import STDIO, Record, expand, read_records
 from l2.files.manifest import Inputs, open_run, sha256_file, sha256_records
@@ -47,6 +47,15 @@ def parent(directory: str) -> list[tuple[str, str]]:
     return [(directory, model_sha256(directory))]
 
 
+def _tell_overlap(console: Console, inputs: Inputs) -> None:
+    """Warn of held-out files that are trained on as well."""
+    for learned, held_out in (("shards", "val_shards"), ("data", "eval_data")):
+        known = {sha256 for _, sha256 in inputs.get(learned, ())}
+        for name, sha256 in inputs.get(held_out, ()):
+            if sha256 in known:
+                console.say(f"{name} is trained on too: its val_loss says nothing of new text")
+
+
 def told_validation(line: Mapping[str, Any]) -> str:
     """What a log line says of held-out data: "val_loss 2.3105 (web 2.4120, wiki 2.2230), ..."."""
     of_all = {name: value for name, value in line.items() if name.startswith("val_") and "/" not in name}
@@ -64,6 +73,7 @@ def run_training(
     settings: Mapping[str, Any],
     inputs: Inputs,
     where: torch.device,
+    parameters: int,
     make_model: Callable[[], AnyModel],
     objective: Objective,
     plan: Settings,
@@ -79,8 +89,11 @@ def run_training(
     from l2.model.device import keep_memory, use_all_cores
     from l2.train.board import Board
     from l2.train.loop import told_spike, train
+    from l2.train.plan import check_room
     from l2.train.ranks import open_shared, start_ranks
 
+    _tell_overlap(console, inputs)
+    check_room(parameters, where, rank_and_world()[1], from_environment("LOCAL_WORLD_SIZE", 1, 1))
     keep_memory()
     threads = use_all_cores()
     board = Board(Path(out)) if tensorboard and not rank_and_world()[0] else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from l2.files.errors import UsageError
+from l2.files.errors import L2Error, UsageError
 from l2.train.checkpoints import LOG
 
 
@@ -32,12 +32,15 @@ class Board:
         self._writer: Any = None
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Add a line that log.jsonl has already."""
-        if self._writer is None:
-            self._open(line)
-        else:
-            self._add(line)
-        self._writer.flush()
+        """Add a line that log.jsonl has already. Raises L2Error where it can't be written."""
+        try:
+            if self._writer is None:
+                self._open(line)
+            else:
+                self._add(line)
+            self._writer.flush()
+        except OSError as error:
+            raise L2Error(f"{self._dir}: can't be written ({error.strerror})") from None
 
     def _open(self, line: Mapping[str, Any]) -> None:
         goes_on = self._dir.is_dir() and any(self._dir.iterdir())

@@ -120,6 +120,8 @@ def summed(
     """
     ranks = training.ranks
     count, tokens = ranks.total([sum(m.count for m in micros), sum(m.tokens for m in micros)])
+    if not count:
+        raise L2Error("a batch holds nothing to predict: the data are starts of documents alone")
     rounds = int(ranks.most([len(micros)])[0])
     total: dict[str, float] = {}
     for i in range(rounds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -113,9 +114,12 @@ class Pretraining:
         """`batch` windows a step, `micro` at once. `count_bytes`: of ids and those before them (`ByteCounter`).
 
         `held_out` shards are told of by the pattern of `sources` that they match, unless that is one for all, or else
-        by name. Raises UsageError when a shard is of none of the `sources`, or a source has no shard or no window to
-        read; BadInput for a held-out one that holds nothing to predict.
+        by name. Raises UsageError when a shard is given twice or is of none of the `sources`, or a source has no shard
+        or no window to read; BadInput for a held-out one that holds nothing to predict.
         """
+        for path, times in Counter(shard.path.resolve() for shard in shards).items():
+            if times > 1:
+                raise UsageError(f"{path} is given {times} times; --mix reads a source more often")
         source_of = source_of_each(sources, [shard.path for shard in shards])
         by_source = sorted(range(len(shards)), key=source_of.__getitem__)
         self.windows = Windows([shards[i] for i in by_source], length)
@@ -137,6 +141,10 @@ class Pretraining:
         for shard in held_out:
             named.setdefault(name_of(shard.path, patterns), []).append(shard)
         self._held_out = {name: Windows(of, length, "to validate on") for name, of in named.items()}
+        for name, micros in self.validation():
+            if not any(micro.count for micro in micros):
+                found = "nothing to predict, starts of documents alone"
+                raise BadInput(", ".join(str(shard.path) for shard in named[name]), found, "tokens to validate on")
 
     def _micros(self, windows: Sequence[np.ndarray]) -> Iterator[Micro]:
         for i in range(0, len(windows), self.micro):
