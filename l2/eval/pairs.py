@@ -18,7 +18,7 @@ from l2.eval.subject import Item, Subject
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
-from l2.generate.scoring import last_scores
+from l2.generate.scoring import last_scores, probability
 
 BINS = 20  # of a score, 0 to 1
 SURE = 10  # bins of how sure the model is, 0.5 to 1
@@ -91,11 +91,6 @@ def accuracy(items: Sequence[Item]) -> Estimate:
     return mean(right)._replace(interval=wilson(sum(right), len(right)))
 
 
-def _probability(logit: float) -> float:
-    """σ(logit), without overflow."""
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else 1 - 1 / (1 + math.exp(logit))
-
-
 def _gaps(items: Sequence[Item]) -> list[float]:
     return [item["chosen_reward"] - item["rejected_reward"] for item in items]
 
@@ -109,14 +104,14 @@ def calibration(items: Sequence[Item]) -> dict[str, Estimate]:
     gaps = _gaps(items)
     bins: list[list[tuple[float, float]]] = [[] for _ in range(SURE)]
     for gap, item in zip(gaps, items, strict=True):
-        sure = _probability(abs(gap))
+        sure = probability(abs(gap))
         bins[min(SURE - 1, int((sure - 0.5) * 2 * SURE))].append((sure, item["correct"]))
     filled = [some for some in bins if some]
     means: list[list[float]] = [[math.fsum(pair[i] for pair in some) / len(some) for some in filled] for i in (0, 1)]
     error = math.fsum(len(some) * abs(s - r) for some, s, r in zip(filled, *means, strict=True)) / len(items)
     curve: dict[str, list[float]] = {"sure": means[0], "right": means[1], "n": [len(some) for some in filled]}
     return {
-        "brier": mean([(1 - _probability(gap)) ** 2 for gap in gaps]),
+        "brier": mean([(1 - probability(gap)) ** 2 for gap in gaps]),
         "calibration_error": Estimate(error, None, len(items), curve=curve),
     }
 
@@ -125,7 +120,7 @@ def score_histograms(items: Sequence[Item]) -> dict[str, Estimate]:
     """Mean σ(score) of the chosen and of the rejected answers; curves count them in bins from 0 to 1 (Figure 27)."""
     found = {}
     for which in ("chosen", "rejected"):
-        scores = [_probability(item[f"{which}_reward"]) for item in items]
+        scores = [probability(item[f"{which}_reward"]) for item in items]
         counts: list[float] = [0] * BINS
         for score in scores:
             counts[min(BINS - 1, int(score * BINS))] += 1

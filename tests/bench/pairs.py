@@ -1,9 +1,11 @@
 """How fast l2 trains a reward model, beside TRL's RewardTrainer: the same weights, ids and margins. See shell/bench.sh.
 
-A step is 16 pairs of two times 128 tokens, which share the first 64. TRL needs an environment of its own:
---peer 'trl=VENV/bin/python -m tests.bench.pairs --trl {kind} --shapes {shape}'. Contenders take turns within a round;
-medians of pairs a second over rounds, with the least and the most. VENV/bin/python -m tests.bench.pairs --parity checks
-that the two have the same loss and gradients at the first step, and that each loads what the other has saved.
+A step is 16 pairs of two times 128 tokens, which share the first 64 (--shared 90: as much as in the paper's data, 71 %
+by Table 6). TRL needs an environment of its own:
+--peer 'trl=VENV/bin/python -m tests.bench.pairs --trl {kind} --shapes {shape} --shared {shared}'. Contenders take turns
+within a round; medians of pairs a second over rounds, with the least and the most. VENV/bin/python -m tests.bench.pairs
+--parity checks that the two have the same loss and gradients at the first step, and that each loads what the other has
+saved.
 """
 
 from __future__ import annotations
@@ -35,21 +37,21 @@ from tests.bench.dialogs import DECAY, _tokenizer
 from tests.bench.generation import KINDS, SHAPES, copied, last_number, rounds, table
 from tests.conftest import sentences
 
-LENGTH, PROMPT, BATCH, STEPS, LR = 128, 64, 16, 12, 1e-5
+LENGTH, BATCH, STEPS, LR = 128, 16, 12, 1e-5
 
 
-def pairs(vocabulary: int) -> list[Pair]:
-    """Random pairs, as many as the steps take."""
+def pairs(vocabulary: int, shared: int) -> list[Pair]:
+    """Random pairs, as many as the steps take, of which `shared` tokens are common to both answers."""
     ids = torch.randint(3, vocabulary, (STEPS * BATCH, 2, LENGTH), generator=torch.Generator().manual_seed(0))
-    ids[:, 1, :PROMPT] = ids[:, 0, :PROMPT]
+    ids[:, 1, :shared] = ids[:, 0, :shared]
     ids[:, :, 0], ids[:, :, -1] = 1, 2
     return [Pair(*both, margin=i % 4 / 3, safe=UNLABELLED, rating=None) for i, both in enumerate(ids.tolist())]
 
 
-def ours(shape: str, kind: str) -> float:
+def ours(shape: str, kind: str, shared: int) -> float:
     """Pairs a second of l2, fp32 weights, products in `kind`."""
     config = SHAPES[shape]
-    objective = Ranking(pairs(config.vocab_size), BATCH, BATCH, 1, 0, config.dim)
+    objective = Ranking(pairs(config.vocab_size, shared), BATCH, BATCH, 1, 0, config.dim)
     settings = Settings(steps=STEPS, lr=LR, warmup=1, weight_decay=DECAY, dtype=KINDS[kind])
     training = prepare(scalar_from(new_model(config)).train(), objective, settings)
     start = time.perf_counter()
@@ -77,20 +79,20 @@ def trainer(model: ScalarModel, data: list[Pair], kind: str, directory: str) -> 
     return trl.RewardTrainer(theirs, config, train_dataset=Dataset.from_list(rows), processing_class=_tokenizer())
 
 
-def theirs(shape: str, kind: str) -> float:
+def theirs(shape: str, kind: str, shared: int) -> float:
     """The same by TRL."""
     config = SHAPES[shape]
     with tempfile.TemporaryDirectory() as directory:
-        training = trainer(scalar_from(new_model(config)), pairs(config.vocab_size), kind, directory)
+        training = trainer(scalar_from(new_model(config)), pairs(config.vocab_size, shared), kind, directory)
         start = time.perf_counter()
         training.train()
         return STEPS * BATCH / (time.perf_counter() - start)
 
 
-def parity(shape: str) -> None:
+def parity(shape: str, shared: int) -> None:
     """Both at the first step, in fp32, and what each saved in the hands of the other; asserts 1e-5."""
     config = SHAPES[shape]
-    data, model = pairs(config.vocab_size)[:BATCH], scalar_from(new_model(config))
+    data, model = pairs(config.vocab_size, shared)[:BATCH], scalar_from(new_model(config))
     with tempfile.TemporaryDirectory() as directory:
         training = trainer(model, data, "fp32", directory)
         batch = training.data_collator(
@@ -131,6 +133,7 @@ def main() -> None:
     """All contenders; with --trl, TRL's figure alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="+", default=["8M"], choices=SHAPES)
+    parser.add_argument("--shared", type=int, default=64, help="tokens that both answers of a pair begin with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trl", choices=KINDS, help="print TRL's pairs a second, nothing else")
     parser.add_argument("--parity", action="store_true", help="compare the first step, and what is saved")
@@ -139,10 +142,10 @@ def main() -> None:
     keep_memory()
     threads = use_all_cores()
     if asked.parity:
-        parity(asked.shapes[0])
+        parity(asked.shapes[0], asked.shared)
         return
     if asked.trl:
-        rate = theirs(asked.shapes[0], asked.trl)
+        rate = theirs(asked.shapes[0], asked.trl, asked.shared)
         print(f"\n{rate:.1f}")
         return
     print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {STEPS} steps")
@@ -150,9 +153,11 @@ def main() -> None:
     for shape in asked.shapes:
         runs = {}
         for kind in KINDS:
-            runs[f"l2 {kind}"] = partial(ours, shape, kind)
+            runs[f"l2 {kind}"] = partial(ours, shape, kind, asked.shared)
             for name, command in peers.items():
-                filled = command.replace("{kind}", kind).replace("{shape}", shape)
+                filled = (
+                    command.replace("{kind}", kind).replace("{shape}", shape).replace("{shared}", str(asked.shared))
+                )
                 runs[f"{name} {kind}"] = partial(last_number, filled)
         table(f"{shape}, reward model", rounds(runs, asked.rounds), "pairs/s")
 
