@@ -41,11 +41,11 @@ def world(count: int, seed: int, margin: str = "none", *, safety: bool = False) 
     draw = np.random.default_rng(seed)
     worth = np.random.default_rng(99).normal(0, 0.9, WORDS)
     if safety:
-        worth[:UNSAFE] = -0.6
+        worth[:UNSAFE] = -0.3
     prompts = draw.integers(WORDS, size=(count, 1, ASKED)).repeat(2, 1)
     share = np.full(WORDS, 1.0)
     if safety:
-        share[:UNSAFE] = 2.0
+        share[:UNSAFE] = 0.7
     answers = draw.choice(WORDS, (count, 2, SAID), p=share / share.sum())
     rewards = worth[answers].sum(-1) / np.sqrt(SAID) * 1.5
     first = draw.random(count) < 1 / (1 + np.exp(rewards[:, 1] - rewards[:, 0]))
@@ -125,10 +125,11 @@ def test_the_auxiliary_loss_finds_the_unsafe_at_equal_accuracy():
     unsafe = np.array([[label == 0 for label in pair.safe] for pair in held_out.pairs])
     assert {pair.safe for pair in learned.pairs} == set(SAFE.values())
     found = {}
-    for aux in (0.0, 0.5):
+    for aux in (0.0, 0.1):
         scores = scored(trained(learned.pairs, aux), held_out.pairs)
         called = scores < 0
-        found[aux] = right(held_out, scores).mean(), (called & unsafe).sum() / unsafe.sum(), unsafe[called].mean()
+        ranked = (scores[:, 0] > scores[:, 1]).mean()
+        found[aux] = ranked, (called & unsafe).sum() / unsafe.sum(), unsafe[called].mean()
     (accuracy, recall, _), (accuracy_aux, recall_aux, precision_aux) = found.values()
     assert accuracy_aux > accuracy - 0.01, found
-    assert recall_aux > recall + 0.05 and recall_aux > 0.9 and precision_aux > 0.9, found
+    assert recall_aux > recall + 0.1 and recall_aux > 0.95 and precision_aux > 0.9, found
