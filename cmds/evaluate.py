@@ -49,7 +49,8 @@ def evaluate(
     """Measure a model: one result record a metric, each with its standard error. The fields of a task's file decide:
 
     text: bits per byte. question, choices, answer: accuracy by log-likelihood per character (Llama 1). prompt, target:
-    exact match of greedy answers. prompt, chosen, rejected: accuracy of a reward model. prompt alone: mean reward of
+    exact match of greedy answers. prompt, chosen, rejected: a reward model's accuracy, by rating, safety
+    and source too, calibration, unsafe recall, and what predicts as well. prompt alone: mean reward of
     sampled answers by each --rm, and the win rate over --baseline. messages, constraint: share of turns that obey the
     instruction of the first turn (Table 30).
 
@@ -125,9 +126,18 @@ def _open(
 
 
 def _tell(console: Console, task: Task, items: Sequence[dict[str, Any]], metrics: Any) -> None:
-    """One line of metrics, and one of the turns that were never asked."""
+    """One line of metrics or, of preferences, a table; and what else a reader must know of them."""
+    from l2.eval.pairs import left_out, suspicions
     from l2.eval.sampled import turns_to_judge
+    from l2.eval.tables import metric_table
 
+    if task.kind == "preferences":
+        console.say(f"{task.name}:\n{metric_table(metrics)}")
+        if left := left_out(task.records):
+            console.say(f"{task.name}: {left:,} pairs left out, of which the rejected answer alone is safe")
+        for sentence in suspicions(items):
+            console.say(f"warning: {task.name}: {sentence}; too little to tell them apart")
+        return
     shown = (
         f"{name} {e.value:.4f}" + ("" if e.stderr is None else f" ± {e.stderr:.4f}") for name, e in metrics.items()
     )

@@ -33,29 +33,31 @@ def pair_micro(pairs: Sequence[Pair], dim: int) -> Micro:
     """A micro-batch of P pairs as rows [B, T] padded on the right, for a model of width `dim`.
 
     A pair is a row, the prompt, the chosen answer, the rejected answer, `fork_B2` telling where each begins (see
-    `transformer.Where`), or two rows where its answers share too little. `ends_P2` are the places of the EOS at which
-    the two are scored, in all rows flattened.
+    `transformer.Where`), or two rows where its answers share too little. `asked_B2` are the places of each row's two
+    ends, where answers are scored, and `ends_P2` those of a pair's answers among the ends of all rows.
     """
     rows: list[list[int]] = []
     forks: list[tuple[int, int]] = []
-    ends: list[list[tuple[int, int]]] = []
+    asked: list[tuple[int, int]] = []
+    ends: list[tuple[int, int]] = []
     for pair in pairs:
-        same = shared(pair, dim)
-        fork, last = len(pair.chosen), len(pair.chosen) - 1
+        same, chosen, rejected, first = shared(pair, dim), len(pair.chosen), len(pair.rejected), 2 * len(rows)
         if same:
             rows.append(pair.chosen + pair.rejected[same:])
-            ends.append([(len(rows) - 1, last), (len(rows) - 1, len(rows[-1]) - 1)])
-            forks.append((same, fork))
+            forks.append((same, chosen))
+            asked.append((chosen - 1, len(rows[-1]) - 1))
+            ends.append((first, first + 1))
         else:
             rows += [pair.chosen, pair.rejected]
-            ends.append([(len(rows) - 2, last), (len(rows) - 1, len(pair.rejected) - 1)])
-            forks += [(0, fork), (0, len(pair.rejected))]
+            forks += [(0, chosen), (0, rejected)]
+            asked += [(chosen - 1, chosen - 1), (rejected - 1, rejected - 1)]
+            ends.append((first, first + 2))
     tokens_BT, lengths = pad(rows)
-    at_P22 = torch.tensor(ends)
     tensors = {
         "tokens_BT": tokens_BT,
         "fork_B2": torch.tensor(forks),
-        "ends_P2": at_P22[..., 0] * tokens_BT.shape[1] + at_P22[..., 1],
+        "asked_B2": torch.tensor(asked),
+        "ends_P2": torch.tensor(ends),
         "margin_P": torch.tensor([pair.margin for pair in pairs]),
         "safe_P2": torch.tensor([pair.safe for pair in pairs]),
     }
@@ -64,9 +66,9 @@ def pair_micro(pairs: Sequence[Pair], dim: int) -> Micro:
 
 def final_scores(model: ScalarModel, tensors: Mapping[str, Tensor]) -> Tensor:
     """Scores [P, 2] of the chosen and the rejected answers of `pair_micro`, at the EOS that ends each."""
-    hidden_BTD = model.hidden(tensors["tokens_BT"], fork_B2=tensors["fork_B2"])
-    scores_P21: Tensor = model.score(hidden_BTD.flatten(0, 1)[tensors["ends_P2"]])
-    return scores_P21.float().squeeze(-1)
+    hidden_B2D = model.hidden(tensors["tokens_BT"], fork_B2=tensors["fork_B2"], asked_BA=tensors["asked_B2"])
+    scores_B21: Tensor = model.score(hidden_B2D)
+    return scores_B21.float().flatten()[tensors["ends_P2"]]
 
 
 class Ranking:

@@ -8,6 +8,7 @@ Sub-modules carry the names of the Hugging Face layout, so a state dict is a che
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,11 @@ class KVCache:
         return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
 
 
+def at(x_BTD: Tensor, places_BA: Tensor) -> Tensor:
+    """[B, A, D]: what stands at places [B, A] of each row."""
+    return x_BTD.gather(1, places_BA[:, :, None].expand(-1, -1, x_BTD.shape[2]))
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (paper §2.2, A.2.1)."""
 
@@ -137,15 +143,18 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.dim, self.kv_heads * self.head_dim)
         self.o_proj = Linear(self.heads * self.head_dim, config.dim)
 
-    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
+    def forward(self, x_BTD: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
+        """[B, T, D] to [B, T, D], or to [B, A, D] at the places `asked_BA` alone."""
         B, T, _ = x_BTD.shape
-        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, where.cos, where.sin), rotate(k, where.cos, where.sin)
+        k = rotate(k, where.cos, where.sin)
         if where.cache is not None:
             k, v = where.cache.put(self.layer, k, v, where.positions_BT, where.mask.shape[-1])
+        if asked_BA is not None:
+            x_BTD, where, T = at(x_BTD, asked_BA), where.at(asked_BA), asked_BA.shape[1]
+        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
+        q = rotate(q, where.cos, where.sin)
         out = attend(q, k, v, where.mask)
         y_BTD: Tensor = self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
         return y_BTD
@@ -176,9 +185,10 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), where)
+    def forward(self, x_BTD: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
+        """[B, T, D] to [B, T, D], or to [B, A, D] at the places `asked_BA` alone."""
+        mixed = self.self_attn(self.input_layernorm(x_BTD), where, asked_BA)
+        x_BTD = (x_BTD if asked_BA is None else at(x_BTD, asked_BA)) + mixed
         out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out
 
@@ -203,13 +213,21 @@ class Where:
             slots = torch.arange(int(positions_BT.max()) + 1, device=positions_BT.device)
             self.mask = (slots <= positions_BT[:, :, None])[:, None]
         else:
-            at = torch.arange(positions_BT.shape[1], device=positions_BT.device)
-            self.first_BT = at - positions_BT if fork_B2 is None else torch.zeros_like(positions_BT)  # of a document
-            seen_BTS = (at[:, None] >= at) & (at >= self.first_BT[:, :, None])
+            slots = torch.arange(positions_BT.shape[1], device=positions_BT.device)
+            self.first_BT = slots - positions_BT if fork_B2 is None else torch.zeros_like(positions_BT)  # of a document
+            seen_BTS = (slots[:, None] >= slots) & (slots >= self.first_BT[:, :, None])
             if fork_B2 is not None:
                 from_B11, to_B11 = fork_B2[:, :, None, None].unbind(1)
-                seen_BTS &= (at[:, None] < to_B11) | (at < from_B11) | (at >= to_B11)
+                seen_BTS &= (slots[:, None] < to_B11) | (slots < from_B11) | (slots >= to_B11)
             self.mask = seen_BTS[:, None]
+
+    def at(self, places_BA: Tensor) -> Where:
+        """The same for the queries at places [B, A] of each row alone."""
+        some, B = copy(self), len(places_BA)
+        some.cos, some.sin, some.mask = (
+            at(x[:, 0].expand(B, -1, -1), places_BA)[:, None] for x in (self.cos, self.sin, self.mask)
+        )
+        return some
 
 
 class Trunk(nn.Module):
@@ -221,11 +239,12 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, tokens_BT: Tensor, where: Where) -> Tensor:
-        """Token ids [B, T] to hidden states [B, T, D]."""
+    def forward(self, tokens_BT: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
+        """Token ids [B, T] to hidden states [B, T, D], or [B, A, D] at `asked_BA`: the last layer computes no other."""
         x_BTD = self.embed_tokens(tokens_BT)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, where)
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            x_BTD = layer(x_BTD, where, asked_BA if number == last else None)
         out: Tensor = self.norm(x_BTD)
         return out
 
@@ -255,8 +274,9 @@ class _Headed(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         fork_B2: Tensor | None = None,
+        asked_BA: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] after the final norm.
+        """Hidden states [B, T, D] after the final norm, or [B, A, D]: those at the places `asked_BA` of each row alone.
 
         positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
         mask: bool [B or 1, 1, T, S], True where a query may look; unless given, back to position 0, where its document
@@ -269,7 +289,7 @@ class _Headed(nn.Module):
             if fork_B2 is not None:
                 from_B1, to_B1 = fork_B2.split(1, dim=1)
                 positions_BT = positions_BT - (positions_BT >= to_B1) * (to_B1 - from_B1)
-        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache, fork_B2))
+        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache, fork_B2), asked_BA)
         return out
 
 

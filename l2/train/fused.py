@@ -179,12 +179,12 @@ class FusedSwiGLU(SwiGLU):
 
 
 class FusedAttention(Attention):
-    """Attention, fused, for rows of whole documents; any other mask, a cache or a long context is left to torch."""
+    """Attention, fused, for rows of whole documents; what else there is, torch does."""
 
-    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        if not where.by_documents or x_BTD.shape[1] > LONG:
-            return super().forward(x_BTD, where)
+    def forward(self, x_BTD: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
+        """[B, T, D] to [B, T, D], or to [B, A, D] at the places `asked_BA` alone."""
+        if not where.by_documents or asked_BA is not None or x_BTD.shape[1] > LONG:
+            return super().forward(x_BTD, where, asked_BA)
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         mixed = _Attention.apply(q, k, v, where, self.kv_heads, self.head_dim)  # type: ignore[no-untyped-call]
         y_BTD: Tensor = self.o_proj(mixed)

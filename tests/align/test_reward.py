@@ -128,7 +128,7 @@ def test_the_first_step_is_transformers_and_the_formula(tmp_path, tokenizer):
     for name, weight in model.named_parameters():
         weight.register_post_accumulate_grad_hook(lambda w, name=name: found.update({name: w.grad.double().clone()}))
     line = update(objective, training, Settings(steps=1, lr=0.0, warmup=1, grad_clip=1e9))
-    assert line["loss"] == pytest.approx(float(loss), abs=1e-5)
+    assert line["loss"] == pytest.approx(loss.item(), abs=1e-5)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5)
     torch.testing.assert_close(final_scores(model, pair_micro(pairs, DIM).tensors)[:, 0], chosen)
