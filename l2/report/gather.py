@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from math import isfinite, nan
@@ -21,6 +21,7 @@ import orjson
 from l2.files.errors import BadInput, L2Error
 from l2.files.jsonl import Record, open_input, parse_records, read_records
 from l2.files.manifest import MANIFEST, read_manifest
+from l2.report.curves import best_of, versions
 from l2.report.form import Figure, read_figure
 
 JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -142,6 +143,7 @@ class Found:
     history: list[Record] = field(default_factory=list)
     claims: list[Record] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    rewards: list[Figure] = field(default_factory=list)
     samples: list[Samples] = field(default_factory=list)
     filtered: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -239,8 +241,9 @@ def _read_file(path: Path, found: Found) -> bool:
         if kind is None:
             return False
         if kind == "samples":
-            records = islice(read_records([path], on_bad=found.note), SAMPLES)
-            found.samples.append(Samples(path, [record for record in records if record.keys() >= SAMPLE]))
+            records = [r for r in islice(read_records([path], on_bad=found.note), SAMPLES) if r.keys() >= SAMPLE]
+            newest = max((record.get("step", 0) for record in records), default=0)  # of what a training drew
+            found.samples.append(Samples(path, [record for record in records if record.get("step", newest) == newest]))
             return True
         history = path.name.startswith("history")
         for record in read_records([path], on_bad=found.note):
@@ -284,6 +287,18 @@ def _add_row(record: Record, found: Found, history: bool) -> None:
         found.note(error)
 
 
+def _add_figures(path: Path, fields: Any, made: Callable[[Any, str], list[Figure]], found: Found) -> bool:
+    """Add the figures that are made of `fields`, each told by its file."""
+    try:
+        found.rewards += [
+            replace(one, title=f"{one.title} ({path.resolve().parent.name}/{path.name})")
+            for one in made(fields, str(path))
+        ]
+    except BadInput as error:
+        found.note(error)
+    return True
+
+
 def _read_json(path: Path, found: Found) -> bool:
     if path.stat().st_size > LARGEST_JSON:
         return False
@@ -291,8 +306,12 @@ def _read_json(path: Path, found: Found) -> bool:
         fields = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError:
         return False
+    if isinstance(fields, list) and fields and all(isinstance(row, dict) and "version" in row for row in fields):
+        return _add_figures(path, fields, versions, found)
     if not isinstance(fields, dict):
         return False
+    if fields.keys() >= {"curves", "prompts", "k"}:
+        return _add_figures(path, fields, best_of, found)
     if "figure" in fields:
         _add_row(Record(fields, str(path)), found, history=False)
         return True

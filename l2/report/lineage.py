@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from l2.files.errors import L2Error
 from l2.files.jsonl import Record, read_records
@@ -90,7 +93,7 @@ def _node(run: Run, option: str, runs: Sequence[Run], told: set[str]) -> Node:
     for option, pairs in run.inputs.items():
         for path, sha256 in dict.fromkeys(pairs):
             if option not in MODELS:
-                made.append(Node(f"{option.replace('_', ' ')}: {path}", _file_note(path, sha256, run)))
+                made.append(_file(option.replace("_", " "), path, sha256, run, runs, told))
             elif sha256 not in hashes:
                 made.append(Node(f"{option.replace('_', ' ')}: {path}", _model_note(path, sha256, run, runs)))
     return Node(text, f"weights {run.sha256[:SHORT]}" if run.sha256 else "", made, key=run.name)
@@ -102,6 +105,31 @@ def _model_note(path: str, sha256: str, run: Run, runs: Sequence[Run]) -> str:
     if named is not None and named.sha256 is not None:
         return f"was {sha256[:SHORT]}; {named.name} has other weights now"
     return f"{sha256[:SHORT]}; " + ("not told by its hash" if named else "no run here made it")
+
+
+def _file(role: str, path: str, sha256: str, run: Run, runs: Sequence[Run], told: set[str]) -> Node:
+    """A file and, where a note of the stage that made it stands beside it (shell/story/stage.py), what that was."""
+    text, note = f"{role}: {path}", _file_note(path, sha256, run)
+    at = next((place for place in _places(path, run) if place.is_file()), None)
+    made = _stage(at) if at is not None else {}
+    if made.get("output") != sha256 or f"{at}" in told:
+        return Node(text, note)
+    told.add(f"{at}")
+    children = []
+    for name, digest in made["inputs"].items():
+        parent = next((other for other in runs if other.sha256 == digest), None)
+        children.append(_node(parent, "by", runs, told) if parent else _file("of", name, str(digest), run, runs, told))
+    return Node(text, note, children)
+
+
+def _stage(path: Path) -> dict[str, Any]:
+    """The note of the stage that made a file, or nothing."""
+    note = path.with_name(path.name + ".stage.json")
+    try:
+        found = orjson.loads(note.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("inputs"), dict) else {}
 
 
 def _file_note(path: str, sha256: str, run: Run) -> str:

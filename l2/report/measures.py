@@ -13,9 +13,11 @@ from l2.eval.metrics import Estimate, mean
 from l2.files.jsonl import Record
 from l2.report.form import Answers, Block, Figure, Series, Table, Text, change, estimate, interval
 from l2.report.gather import Found, Run, Samples
-from l2.report.paper import BENCHMARKS, GROUPS, HEADLINES, RECALLED, SIZES, benchmark
+from l2.report.paper import BENCHMARKS, GROUPS, RECALLED, SIZES, benchmark, headlines_of
 
+GROUP = "group/"  # begins the task of a mean over a group of Table 3, which is made here anyway
 DETAIL = "/"  # in the name of a metric: metric/group
+NO_PROMPT = "(nothing: a text of its own)"
 SHOWN_PROMPTS, SHOWN_MODELS = 6, 6
 LONGEST_ANSWER = 1200  # characters shown of an answer
 LEAST_TIMES = 2  # of a measurement that is drawn over time
@@ -37,12 +39,13 @@ def model_of(row: Record, runs: Sequence[Run]) -> str:
         for run in runs:
             if run.sha256 == sha256:
                 return run.name
-    named, file = str(row.get("model") or "–"), Path(row.where.rpartition(":")[0]).resolve()
+    file = Path(row.where.rpartition(":")[0]).resolve()
+    named = str(row.get("model") or file.parent)  # what a training drew lies in its own directory
     for place in (above / named for above in file.parents):
         for run in runs:
             if run.dir.resolve() == place:
                 return run.name
-    return named
+    return named if row.get("model") else "–"
 
 
 def namer(runs: Sequence[Run]) -> Callable[[Record], str]:
@@ -164,10 +167,11 @@ def benchmarks(found: Found) -> list[Block]:
     for row in found.results:
         if known := benchmark(row["task"]):
             theirs = rows.setdefault(model_of(row, found.runs), {})
-            if row["metric"] in HEADLINES and (
-                known[0] not in theirs or HEADLINES.index(row["metric"]) < HEADLINES.index(theirs[known[0]]["metric"])
+            key, headlines = known[0], headlines_of(known[0])
+            if row["metric"] in headlines and (
+                key not in theirs or headlines.index(row["metric"]) < headlines.index(theirs[key]["metric"])
             ):
-                theirs[known[0]] = row
+                theirs[key] = row
     table = []
     for model, scores in rows.items():
         for key, numbers in BENCHMARKS.items():
@@ -201,7 +205,8 @@ def results(found: Found) -> list[Block]:
     """All other results: a table for each task, a metric a row and a model a column."""
     tasks: dict[str, list[Record]] = {}
     for row in found.results:
-        if not (benchmark(row["task"]) and row["metric"] in HEADLINES):
+        known = benchmark(row["task"])
+        if not (known and row["metric"] in headlines_of(known[0])) and not row["task"].startswith(GROUP):
             tasks.setdefault(row["task"], []).append(row)
     blocks: list[Block] = []
     for task, rows in tasks.items():
@@ -365,7 +370,10 @@ def answers(found: Found, order: Sequence[Run]) -> list[Block]:
     for prompt, by_model in chosen:
         models = sorted(by_model, key=lambda name: places.get(name, len(places)))[:SHOWN_MODELS]
         blocks.append(
-            Answers(prompt, [(name, _cut(by_model[name]["response"]), _word(by_model[name])) for name in models])
+            Answers(
+                prompt or NO_PROMPT,
+                [(name, _cut(by_model[name]["response"]), _word(by_model[name])) for name in models],
+            )
         )
     return blocks
 

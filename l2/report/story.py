@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from l2.files.errors import BadInput
 from l2.files.manifest import version
 from l2.report import measures, training
+from l2.report.curves import reward_models
 from l2.report.form import Block, Report, Section, Table, Text, compact
 from l2.report.gather import Found, Run
 from l2.report.lineage import ancestors, lineage, ordered, parents
@@ -23,11 +25,15 @@ STAGES = {
 def tell(found: Found, paths: Sequence[str | Path]) -> Report:
     """What there is to tell of what was `found` in `paths`."""
     order = ordered(found.runs)
-    reward = [*measures.judged_answers(found, order), *measures.over_versions(found)]
+    reward = [*found.rewards, *measures.judged_answers(found, order), *measures.over_versions(found)]
+    try:
+        reward += reward_models(found.results, measures.namer(found.runs))
+    except BadInput as error:
+        found.note(error)
     sections = [
         Section("Story", _story(found, order)),
         Section("Claims", measures.claims(found)),
-        Section("Training", [*training.curves(order), *training.events(order)]),
+        Section("Training", [*training.curves(order), *training.held_out(order), *training.events(order)]),
         Section("Rewards and versions", reward),
         Section("Instructions over many turns", measures.over_turns(found)),
         Section("Figures", found.figures),

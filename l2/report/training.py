@@ -90,6 +90,21 @@ def _note(sizes: set[int]) -> str:
     return f"Each point is the mean of {counts} steps; the band spans the 10th to the 90th percentile among them."
 
 
+def held_out(runs: Sequence[Run]) -> list[Block]:
+    """The newest held-out values by source, of trainings that validate on several."""
+    rows = []
+    for run in runs:
+        sources: dict[str, dict[str, float]] = {}
+        for name, column in run.log.columns.items():
+            metric, slash, source = name.removeprefix("val_").partition("/")
+            if name.startswith("val_") and slash:
+                sources.setdefault(source, {})[metric] = column[-1]
+        for source, values in sources.items():
+            told = ", ".join(f"{metric.replace('_', ' ')} {value:.4f}" for metric, value in values.items())
+            rows.append([run.name, source, told])
+    return [Table("Held-out data by source", ["run", "source", "newest"], rows)] if rows else []
+
+
 def events(runs: Sequence[Run]) -> list[Block]:
     """A table of what a log warns of: when first, when last, how often."""
     rows = []

@@ -28,6 +28,7 @@ def test_everything_is_found_and_nothing_else(world):
     counts = {name: len(value) for name, value in vars(found).items()}
     assert counts == {
         "runs": 4, "results": 23, "history": 4, "claims": 3, "figures": 4, "samples": 1, "filtered": 1, "problems": 0,
+        "rewards": 0,
     }  # fmt: skip
 
 
