@@ -14,7 +14,7 @@ from l2.files.errors import UsageError
 def report(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DIR...", help="Run directories, with all below them, and files of results."),
+        typer.Argument(metavar="DIR", help="Run directories, with all below them, and files of results."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="HTML page; - is stdout.", show_default=False)

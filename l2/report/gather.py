@@ -207,6 +207,9 @@ def _name(runs: list[Run]) -> None:
 def _read_run(directory: Path, found: Found) -> None:
     try:
         manifest = read_manifest(directory)
+    except BadInput as error:
+        found.note(error)
+        return
     except orjson.JSONDecodeError as error:
         found.note(BadInput(str(directory / MANIFEST), f"no valid JSON ({error})", "the manifest of a run"))
         return
