@@ -37,6 +37,10 @@ def evaluate(
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="Exact-match prompts as a dialog, or as they are.")
     ] = False,
+    attention: Annotated[
+        bool,
+        typer.Option("--attention", help="How much attention goes to the instruction, too (constraints; Figure 10)."),
+    ] = False,
     temperature: Temperature = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 32,
@@ -71,7 +75,7 @@ def evaluate(
             console.say(f"{tokenizer.decode(ids)!r} is {list(ids)}")
 
     sampling = Sampling(temperature, 1.0, max_new_tokens, seed)
-    subject = Subject(name, tested, tokenizer, sampling, batch_size, chat, rewards, beaten, show_ids)
+    subject = Subject(name, tested, tokenizer, sampling, batch_size, chat, rewards, beaten, show_ids, attention)
     check(subject, tasks)
     sha256 = None if endpoint else model_sha256(model)
     items: list[dict[str, Any]] = []

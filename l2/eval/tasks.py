@@ -103,6 +103,10 @@ def check(subject: Subject, tasks: Sequence[Task]) -> None:
             raise UsageError(f"{task.name} ({task.kind}) needs {asks}, and --endpoint gives answers alone: {can}")
         if task.kind == "prompts" and not subject.rewards:
             raise UsageError(f"{task.name} (prompts) needs a judge: give --rm NAME=DIR")
+    if subject.attention and not isinstance(subject.model, LanguageModel):
+        raise UsageError("--attention looks into a language model, which an --endpoint or a reward model is not")
+    if subject.attention and not any(task.kind == "instructions" for task in tasks):
+        raise UsageError("--attention is measured on dialogs under an instruction, and no task has a constraint")
     if (subject.rewards or subject.baseline) and not any(task.kind == "prompts" for task in tasks):
         raise UsageError("--rm and --baseline judge answers to prompts, and no task has prompts alone")
 
