@@ -39,14 +39,11 @@ def pretrain(
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
-    ] = None,
-    attention: Annotated[
-        Literal["mha", "gqa", "mqa"] | None,
+        str | None,
         typer.Option(
-            "--attention",
-            help="Keys and values of every head, of groups or of one, at the preset's parameters (paper A.2.1).",
-            show_default=False,
+            "--preset",
+            help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1). 7b-mqa, -gqa, -mha: the same "
+            "parameters with keys and values of one head, of groups, of all (paper A.2.1).",
         ),
     ] = None,
     steps: Annotated[
@@ -77,13 +74,16 @@ def pretrain(
         int,
         typer.Option("--keep-every", min=0, help="Steps between checkpoints that are never deleted; 0: none (ours)."),
     ] = 0,
-    eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
-    sample_every: Annotated[
-        int, typer.Option("--sample-every", min=0, help="Steps between samples of text, in OUT/samples.jsonl; 0: none.")
-    ] = 0,
-    sample_prompt: Annotated[
+    eval_every: Annotated[
+        int, typer.Option("--eval-every", min=1, help="Steps between validations, and samples (ours).")
+    ] = 100,
+    sample: Annotated[
         list[str] | None,
-        typer.Option("--sample-prompt", help="Text that samples go on from; repeatable. Default: nothing, a new text."),
+        typer.Option(
+            "--sample",
+            help="Text to go on from at each validation, into OUT/samples.jsonl; '' is a new text. Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     on_spike: Annotated[
         Literal["warn", "skip", "stop"],
@@ -132,7 +132,7 @@ def pretrain(
     from l2.train.derivation import derive
     from l2.train.loop import Settings
     from l2.train.mix import EVERYTHING, parse_mix
-    from l2.train.presets import choose_preset, find_preset, with_attention
+    from l2.train.presets import choose_preset, find_preset
     from l2.train.pretrain import Pretraining
     from l2.train.schedule import warmup_of
 
@@ -173,7 +173,6 @@ def pretrain(
         dtype=pick_dtype(dtype, where),
         save_every=save_every,
         eval_every=eval_every,
-        sample_every=sample_every,
         keep=keep,
         keep_every=keep_every,
         compiled=compile == "on" or (compile == "auto" and where.type == "cuda" and total >= 500),
@@ -181,8 +180,6 @@ def pretrain(
         on_spike=on_spike,
     )
     config = column.config(vocabulary.vocab_size, length)
-    if attention is not None:
-        config = with_attention(config, attention, column.multiple_of)
     settings = {
         "preset": name,
         "steps": total,
@@ -197,7 +194,8 @@ def pretrain(
         "compile": plan.compiled,
         "seed": seed,
     }
-    settings |= {key: value for key, value in {"mix": mix, "attention": attention}.items() if value is not None}
+    if mix is not None:
+        settings["mix"] = mix
     console.say(
         f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
     )
@@ -206,11 +204,9 @@ def pretrain(
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
     draw = None
-    if sample_every:
+    if sample:
         sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=128, seed=seed)  # Meta's text completion
-        draw = sampler_of(vocabulary, sample_prompt or [""], length, sampling, out)
-    elif sample_prompt:
-        raise UsageError("--sample-prompt needs --sample-every: how many steps lie between samples")
+        draw = sampler_of(vocabulary, sample, length, sampling, out)
     if dry_run:
         for line in derive(name, column, config, tokens, plan, batch * length):
             console.say(line)

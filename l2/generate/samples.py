@@ -106,7 +106,7 @@ def sampler_of(
 
     Raises BadInput for a prompt that leaves no room in a context of `context` tokens.
     """
-    records = [Record({"id": str(i), "prompt": prompt}, "--sample-prompt") for i, prompt in enumerate(prompts)]
+    records = [Record({"id": str(i), "prompt": prompt}, "--sample") for i, prompt in enumerate(prompts)]
     rows = [prompt_ids(tokenizer, record, raw=True) for record in records]
     _check_room(records, rows, context)
 

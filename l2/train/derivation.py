@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from l2.model.config import ModelConfig
 from l2.train.loop import Settings
@@ -40,6 +41,7 @@ def derive(
     name: str, preset: Preset, config: ModelConfig, there: int, settings: Settings, batch_tokens: int
 ) -> Iterator[str]:
     """Shape, parameters, tokens, batch, learning rate and schedule of a run on shards of `there` tokens."""
+    name = name.partition("-")[0]
     yield _shape(preset, config)
     yield _parameters(config)
     yield _tokens(name, config, there, settings.steps * batch_tokens)
@@ -52,7 +54,7 @@ def derive(
 def _shape(preset: Preset, config: ModelConfig) -> str:
     kind = {config.n_heads: "multi-head", 1: "multi-query"}.get(config.n_kv_heads, "grouped-query")
     heads = f"{config.n_heads} heads of {config.head_dim}, {config.n_kv_heads} of keys and values ({kind})"
-    before = preset.config(config.vocab_size)
+    before = replace(preset, attention=None).config(config.vocab_size)
     if before.n_kv_heads != config.n_kv_heads:
         times = config.ffn_dim / before.ffn_dim
         why = f"{times:.2f} times the {before.ffn_dim:,} of {before.n_kv_heads}, for equal parameters (paper A.2.1)"

@@ -75,7 +75,6 @@ class Settings:
     dtype: torch.dtype = torch.float32  # of the products; weights and optimizer stay fp32
     save_every: int = 500
     eval_every: int = 100
-    sample_every: int = 100
     keep: int = 2  # newest checkpoints
     keep_every: int = 0  # steps between checkpoints that stay for good; 0: none
     compiled: bool = False
@@ -303,7 +302,7 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` (fp32 weights) into `run.dir`, going on from its newest checkpoint; returns the last log line.
 
-    draw: samples of a language model, which go to samples.jsonl every `settings.sample_every` steps and after the last.
+    draw: samples of a language model, which go to samples.jsonl whenever held-out data would be read.
     Raises Stopped after saving when a signal asks for it, and L2Error when the loss is no longer a number.
     """
     config = model.config
@@ -320,10 +319,10 @@ def train(
             last = training.step == settings.steps
             if last or training.step % settings.eval_every == 0:
                 line |= {f"val_{name}": value for name, value in validate(training, objective).items()}
+                if draw is not None:
+                    _sample(training, settings, draw, samples)
             log.write(line)
             on_log(line)
-            if draw is not None and (last or training.step % settings.sample_every == 0):
-                _sample(training, settings, draw, samples)
             on_progress(training.step, settings.steps, f"loss {line['loss']:.3f}, {line['tokens_per_s']:,.0f} tokens/s")
             stop = bool(ranks.most([wish.name is not None])[0])
             if last or stop or training.step % settings.save_every == 0:

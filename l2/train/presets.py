@@ -23,10 +23,11 @@ class Preset:
     lr: float
     batch_tokens: int
     warmup: int | None = None  # steps; None: 5 % of the run (ours)
+    attention: str | None = None  # another than the shape's own, see `with_attention`
 
     def config(self, vocab_size: int, seq_len: int | None = None) -> ModelConfig:
         """The shape with a vocabulary and, unless it is the preset's, a context length."""
-        return ModelConfig(
+        config = ModelConfig(
             vocab_size=vocab_size,
             dim=self.dim,
             n_layers=self.n_layers,
@@ -36,6 +37,7 @@ class Preset:
             ffn_dim=ffn_hidden(self.dim, self.multiple_of, self.ffn_multiplier),
             max_seq_len=seq_len or self.seq_len,
         )
+        return with_attention(config, self.attention, self.multiple_of) if self.attention else config
 
 
 ATTENTIONS = ("mha", "gqa", "mqa")
@@ -80,10 +82,12 @@ PAPERS = ("7b", "13b", "34b", "70b")  # 34b's shape is Code Llama's: the paper g
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name. Raises UsageError with the names there are."""
-    if name not in PRESETS:
-        raise UsageError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The preset of that name: "7b", or with another attention "7b-mqa". Raises UsageError with those there are."""
+    shape, dash, attention = name.partition("-")
+    if shape not in PRESETS or (dash and attention not in ATTENTIONS):
+        variants = ", ".join(f"-{kind}" for kind in ATTENTIONS)
+        raise UsageError(f"--preset {name}: choose one of {', '.join(PRESETS)}, and {variants} of each")
+    return replace(PRESETS[shape], attention=attention) if dash else PRESETS[shape]
 
 
 def choose_preset(tokens: int, vocab_size: int, on_gpu: bool) -> str:

@@ -37,7 +37,7 @@ def test_each_command_explains_itself(name):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"Example: l2 {name}" in " ".join(done.stdout.split()) or "| l2 " + name in " ".join(done.stdout.split())
-    assert sum(line.lstrip().startswith("-") for line in done.stdout.splitlines()) <= 27  # with --help
+    assert sum(line.lstrip().startswith("-") for line in done.stdout.splitlines()) <= 29  # with --help
 
 
 def test_unknown_commands_and_options_are_usage_errors():

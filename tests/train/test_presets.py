@@ -11,7 +11,7 @@ from l2.model.checkpoint import new_model
 from l2.tokens.shards import write_shards
 from l2.train.derivation import derive, suggested_batch, suggested_lr
 from l2.train.loop import Settings
-from l2.train.presets import ATTENTIONS, PAPERS, PRESETS, with_attention
+from l2.train.presets import ATTENTIONS, PAPERS, PRESETS, find_preset, with_attention
 from tests.conftest import sentences
 
 # dim, layers, heads, kv heads, feed-forward, parameters with 32,000 pieces, learning rate: Table 1 and Meta's files
@@ -38,7 +38,7 @@ def test_the_papers_presets_are_its_table(name):
 def test_each_attention_has_the_presets_parameters(name, kind):
     preset = PRESETS[name]
     before = preset.config(32_000)
-    config = with_attention(before, kind, preset.multiple_of)
+    config = find_preset(f"{name}-{kind}").config(32_000)
     assert config.n_heads % config.n_kv_heads == 0
     assert (config.n_kv_heads == config.n_heads, config.n_kv_heads == 1) == (kind == "mha", kind == "mqa")
     step = min(256, preset.multiple_of)  # half of one in each of a layer's three matrices
@@ -59,8 +59,7 @@ def test_a_wider_feed_forward_is_the_papers_to_a_tenth():
 
 
 def test_a_multi_query_model_reads():
-    preset = PRESETS["nano"]
-    model = new_model(with_attention(preset.config(400), "mqa", preset.multiple_of))
+    model = new_model(find_preset("nano-mqa").config(400))
     assert model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 400)
 
 
@@ -91,20 +90,10 @@ def test_a_derivation_names_every_number(name):
 
 def test_the_command_tells_all_of_it(tokenizer, tmp_path, capsys):
     shards = write_shards((Record({"text": text}) for text in sentences(200)), tokenizer, tmp_path)
-    argv = [
-        "pretrain",
-        "--shards",
-        str(shards[0]),
-        "--preset",
-        "tiny",
-        "--attention",
-        "mqa",
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    assert main([*argv, "--batch-tokens", "1024", "--dry-run"]) == 0
+    argv = ["pretrain", "--shards", str(shards[0]), "--preset", "tiny-mqa", "--batch-tokens", "1024", "--dry-run"]
+    assert main([*argv, "--out", str(tmp_path / "o")]) == 0
     told = capsys.readouterr().err
     for what in ("shape", "parameters", "tokens", "batch", "learning rate", "schedule", "memory", "work"):
         assert f"l2 pretrain: {what}" in told
-    assert "for equal parameters (paper A.2.1)" in told and "attention mqa" in told
+    assert "for equal parameters (paper A.2.1)" in told and "preset tiny-mqa" in told
     assert not (tmp_path / "o").exists()

@@ -14,7 +14,7 @@ from l2.model.checkpoint import load_language_model
 from l2.tokens.shards import write_shards
 from tests.conftest import sentences
 
-EVERY = ["--sample-every", "3", "--sample-prompt", "the cat", "--sample-prompt", ""]
+EVERY = ["--eval-every", "3", "--sample", "the cat", "--sample", ""]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,6 @@ def test_a_run_that_goes_on_draws_the_same_again(shards, tmp_path):
 
 
 def test_what_can_not_be_drawn_is_told_before_the_first_step(shards, tmp_path, capsys):
-    assert pretrain(tmp_path / "a", shards, "--sample-prompt", "the cat") == 2
-    assert "--sample-prompt needs --sample-every" in capsys.readouterr().err
-    assert pretrain(tmp_path / "a", shards, "--sample-every", "2", "--sample-prompt", "the cat sat " * 9) == 65
-    assert "--sample-prompt: found a prompt of" in capsys.readouterr().err
+    assert pretrain(tmp_path / "a", shards, "--sample", "the cat sat " * 9) == 65
+    assert "--sample: found a prompt of" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
