@@ -138,6 +138,8 @@ def ppo(
     if safety_rm is None:
         console.say("no --safety-rm: the safety gate is off, and the reward is helpfulness alone")
     directories = {"model": model, "reference": reference or model, "helpful_rm": helpful_rm, "safety_rm": safety_rm}
+    if offload and where.type == "cpu":
+        raise UsageError("--offload frees a GPU's memory; on a CPU there is none to free")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("PPO runs as one process; start it without torchrun")
     _run(console, out, directories, prompts, eval_prompts, settings, str(where), offload, overwrite)

@@ -45,7 +45,7 @@ else
     asked=24 sampled=16 k=2 iterations=1 held_out=16
     rm=(--batch 16 --lr 3e-4 --eval-every 1000)
 fi
-base=$start/base chat=$start/sft
+base=$start/base chat=$start/sft dialogs=$start/raw/dialogs.jsonl
 rm+=(--margin small --seed "$seed" --quiet)
 sft=(--seq-len 384 --batch 8 --epochs 1 --lr 2e-3 --seed "$seed" --quiet)
 ppo=(--preset tiny --beta 0.05 --iterations "$iterations" --max-new-tokens 48 --seed "$seed" --quiet)
@@ -55,6 +55,7 @@ short=(--max-new-tokens 48 --quiet)
 part() { stage "$1" "$2" -- sh -c "tail -n +$3 '$2' | head -n $4 > $1.part && mv $1.part $1"; }
 part prompts.jsonl "$start/raw/prompts.jsonl" 1 "$sampled"
 part val.jsonl "$start/raw/prompts.val.jsonl" 1 "$held_out"
+[ -z "$smoke" ] || { part dialogs.jsonl "$dialogs" 1 100; dialogs=dialogs.jsonl; }
 
 # evaluate NAME MODEL: answers to the held-out prompts, with what they are truly worth.
 evaluate() {
@@ -93,8 +94,8 @@ for ((v = 1; v <= versions; v++)); do
     chosen+=(v$v/best.jsonl)
 
     say "V$v. Fine-tuning starts from the base model again."
-    stage v$v/rs "$base" "$start/raw/dialogs.jsonl" v$v/best.jsonl -- \
-        l2 sft --model "$base" --data "$start/raw/dialogs.jsonl" v$v/best.jsonl --mix 'best=2,*=1' "${sft[@]}" --out v$v/rs
+    stage v$v/rs "$base" "$dialogs" v$v/best.jsonl -- \
+        l2 sft --model "$base" --data "$dialogs" v$v/best.jsonl --mix 'best=2,*=1' "${sft[@]}" --out v$v/rs
     newest=v$v/rs
     if ((v >= 4)); then
         say "V$v. Since V4: PPO on top."

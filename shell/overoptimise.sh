@@ -27,8 +27,8 @@ home=runs/overoptimise/seed-$seed$smoke
 mkdir -p "$home"
 cd "$home"
 
-if [ -z "$smoke" ]; then most=64 best_of="4 16 64" iterations=60 every=4 held_out=200
-else most=4 best_of=4 iterations=2 every=1 held_out=16; fi
+if [ -z "$smoke" ]; then most=64 best_of="4 16 64" iterations=60 every=4 held_out=200 learned=600
+else most=4 best_of=4 iterations=2 every=1 held_out=16 learned=32; fi
 chat=$start/sft
 rms=(--rm helpful="$start/helpful-rm" --rm safe="$start/safe-rm")
 short=(--max-new-tokens 48 --seed "$seed" --quiet)
@@ -36,6 +36,7 @@ stage() { python "$story/stage.py" "$@"; }
 judged() { stage "$2" "$1" -- python "$story/annotator.py" score "$1" --lexicon "$start/raw/lexicon.txt" -o "$2"; }
 
 stage val.jsonl "$start/raw/prompts.val.jsonl" -- sh -c "head -n $held_out '$start/raw/prompts.val.jsonl' > val.jsonl"
+stage prompts.jsonl "$start/prompts.jsonl" -- sh -c "head -n $learned '$start/prompts.jsonl' > prompts.jsonl"
 
 # Best of N: of 64 answers, what the best of every smaller number would have been.
 stage tried.jsonl "$chat" val.jsonl "$start/helpful-rm" "$start/safe-rm" -- l2 rs-sample --model "$chat" "${rms[@]}" \
@@ -45,8 +46,8 @@ judged tried.jsonl best-of.jsonl
 # Rejection sampling: the chat model itself fine-tuned on the best of N answers to other prompts.
 tuned=()
 for n in $best_of; do
-    stage chosen-$n.jsonl "$chat" "$start/prompts.jsonl" -- l2 rs-sample --model "$chat" "${rms[@]}" -k $n "${short[@]}" \
-        --prompts "$start/prompts.jsonl" -o chosen-$n.jsonl
+    stage chosen-$n.jsonl "$chat" prompts.jsonl "$start/helpful-rm" "$start/safe-rm" -- \
+        l2 rs-sample --model "$chat" "${rms[@]}" -k $n "${short[@]}" --prompts prompts.jsonl -o chosen-$n.jsonl
     stage rs-$n "$chat" chosen-$n.jsonl -- l2 sft --model "$chat" --data chosen-$n.jsonl --seq-len 384 --batch 8 --lr 5e-4 \
         --epochs 2 --seed "$seed" --quiet --out rs-$n
     stage rs-$n.answers.jsonl rs-$n val.jsonl -- l2 generate --model rs-$n --prompts val.jsonl -n 2 "${short[@]}" \

@@ -27,7 +27,7 @@ from l2.align.rollouts import (
 )
 from l2.align.watch import Line, State, refusal_rate, watch
 from l2.files.atomic import atomic_dir
-from l2.files.errors import Stopped, UsageError
+from l2.files.errors import Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Sampling, generate, prompt_key
@@ -207,13 +207,11 @@ def load_ppo(
 
     Policy, value and reward models are fp32, the reference is of the products' type. The value model is the trunk of
     the helpfulness reward model under a zero head: its targets are whitened, and the reward model's head is not on
-    that scale (ours). Raises UsageError for `offload` where there is no other memory to go to.
+    that scale (ours).
     """
     names = ("model", "reference", "helpful_rm", "safety_rm")
     model, reference, helpful_rm, safety_rm = (directories.get(name) for name in names)
     assert model is not None and reference is not None and helpful_rm is not None
-    if offload and torch.device(device).type == "cpu":
-        raise UsageError("--offload frees a GPU's memory; on a CPU there is none to free")
     helpful = load_reward_model(helpful_rm, device=device)
     safe = load_reward_model(safety_rm, device=device) if safety_rm is not None else None
     learner = Learner(

@@ -34,7 +34,7 @@ from l2.align.rollouts import (
     metrics,
     reward_models,
 )
-from l2.align.watch import State, alarms, judge_end
+from l2.align.watch import State, alarms, judge_end, refusal_rate
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.files.manifest import open_run
@@ -353,6 +353,50 @@ def test_a_run_stops_early_and_stays_stopped(tmp_path, tokenizer):
         assert [line["step"] for line in lines] == [0, 1, 2] and last == lines[-1]
         assert "--max-kl" in last["stopped"] and "val_reward" in lines[0] and lines[0]["val_kl"] == 0.0
     assert len([sentence for sentence in heard if "cut off" in sentence]) == 1
+
+
+def test_the_policy_of_the_best_evaluation_is_kept(tmp_path, tokenizer):
+    """Held-out reward falls from the first step on: what comes out after two misses is the model of the start."""
+    judged: list[int] = []
+
+    def worse_and_worse(_, drawn):
+        judged.append(len(drawn))
+        return torch.full((len(drawn),), -float(len(judged))) + torch.tensor([a.count(7) for a in drawn]) * 1e-3, None
+
+    ppo = tiny_ppo(worse_and_worse, stop_patience=2, eval_every=1, iterations=9)
+    ppo.held_out = ppo.prompts[:5]
+    with open_run(tmp_path / "run", {}, {}) as run:
+        last = run_ppo(ppo, run, tokenizer)
+    assert last["step"] == 2 and "of iteration 0, whose policy is kept" in last["stopped"]
+    start = tiny_policy().state_dict()
+    assert all(torch.equal(weight, start[name]) for name, weight in ppo.learner.policy.state_dict().items())
+
+
+def test_offloading_moves_models_and_no_number(monkeypatch):
+    """Each phase has what it needs on the device, and no more; what comes out is the same to the last bit."""
+    plain, judge = tiny_ppo(), scalar_from(new_model(small_config(24), 4), seed=4)
+    settings = plain.settings
+    moves: list[tuple[str, list[int]]] = []
+
+    def moved(self, to, *models):
+        moves.append((str(to), [id(model) for model in models]))
+
+    monkeypatch.setattr(Ppo, "_move", moved)
+    learner = Learner(tiny_policy(), tiny_value())
+    ppo = Ppo(learner, tiny_policy(), sevens, plain.prompts, settings, judges=[judge], offload=True)
+    ppo.device = torch.device("cpu", 0)
+    one, other = (which.iterate(State()) for which in (plain, ppo))
+    timings = ("seconds", "tokens_per_s", "answers_per_s")
+    assert all(other[name] == value for name, value in one.items() if name not in timings)
+    actor, critic = id(learner.actor), id(learner.critic)
+    needed = [[actor], [id(judge)], [actor, id(ppo.reference), critic], [id(learner)]]
+    assert moves[0][0] == "cpu" and moves[1:] == [(to, one) for one in needed for to in ("cpu:0", "cpu")]
+
+
+def test_declining_is_recognised():
+    said = ["I can’t help with that.", "I'm sorry, but no.", "As an AI I have no opinion.", "I would rather not say."]
+    assert refusal_rate([*said, "It is a volcano.", "I can help.", "Sorry is a word.", "Cats."]) == 0.5
+    assert refusal_rate([]) is None
 
 
 def test_settings_and_prompts_that_can_not_be():
