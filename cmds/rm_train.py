@@ -81,19 +81,19 @@ def rm_train(
     fields = ["prompt", "chosen", "rejected"]
     records, inputs = read_inputs(data, fields)
     held_out, held_out_inputs = read_inputs(eval_data, fields) if eval_data else ([], [])
-    used = valid(records)
+    used, judged = valid(records), valid(held_out)
     left = len(records) - len(used)
-    if left:
-        console.say(
-            f"{left:,} of {len(records):,} pairs left out: safety {EXCLUDED}, the chosen answer is the unsafe one"
-        )
+    for option, all_of, kept in ("--data", records, used), ("--eval-data", held_out, judged):
+        if len(kept) < len(all_of):
+            out_of = f"{len(all_of) - len(kept):,} of {len(all_of):,} pairs"
+            console.say(f"{option}: {out_of} left out, safety {EXCLUDED}: the chosen answer is the unsafe one")
     if mix_preset is not None:
         used = mixed(used, mix_preset, seed)
         shares = Counter(f"{record['kind']} of {record.get('source') or 'no source'}" for record in used)
         console.say(f"--mix-preset {mix_preset}: {', '.join(f'{n:,} {name}' for name, n in sorted(shares.items()))}")
     if not used:
         raise BadInput("--data", f"{len(records)} pairs, none of them to learn from", "at least one")
-    pairs, judged = (encode_pairs(some, vocabulary, config.max_seq_len, margins) for some in (used, valid(held_out)))
+    pairs, shown = (encode_pairs(some, vocabulary, config.max_seq_len, margins) for some in (used, judged))
     if aux_weight and all(pair.safe == UNLABELLED for pair in pairs):
         console.say("no pair is labelled by safety: --aux-weight has nothing to learn from")
     where = pick_device(device)
@@ -105,7 +105,7 @@ def rm_train(
         seed,
         config.dim,
         aux_weight,
-        judged,
+        shown,
     )
     plan = Settings(
         steps=objective.steps,

@@ -34,10 +34,11 @@ def score(
     Example: l2 score samples.jsonl --rm helpful=runs/helpful-rm --rm safe=runs/safe-rm -o scored.jsonl
     """
     from cmds.sampling import open_rewards, rm_directories
-    from l2.files.jsonl import open_writer, read_records
+    from l2.files.jsonl import check_outputs, open_writer, read_records
     from l2.generate.samples import add_rewards
     from l2.tokens.tokenizer import load_tokenizer
 
+    check_outputs(files or (), {"--output": output})
     directories = rm_directories(rm)
     if not directories:
         raise UsageError("give a reward model: --rm NAME=DIR")

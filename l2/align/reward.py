@@ -12,6 +12,7 @@ from l2.align.losses import ranking_loss, safety_loss
 from l2.align.preferences import Pair
 from l2.generate.reading import common_prefix
 from l2.generate.scoring import pad
+from l2.model.forks import Forked
 from l2.model.transformer import ScalarModel
 from l2.train.compute import Sums
 from l2.train.loop import Micro
@@ -33,7 +34,7 @@ def pair_micro(pairs: Sequence[Pair], dim: int) -> Micro:
     """A micro-batch of P pairs as rows [B, T] padded on the right, for a model of width `dim`.
 
     A pair is a row, the prompt, the chosen answer, the rejected answer, `fork_B2` telling where each begins (see
-    `transformer.Where`), or two rows where its answers share too little. `asked_B2` are the places of each row's two
+    `Forked`), or two rows where its answers share too little. `asked_B2` are the places of each row's two
     ends, where answers are scored, and `ends_P2` those of a pair's answers among the ends of all rows.
     """
     rows: list[list[int]] = []
@@ -66,8 +67,9 @@ def pair_micro(pairs: Sequence[Pair], dim: int) -> Micro:
 
 def final_scores(model: ScalarModel, tensors: Mapping[str, Tensor]) -> Tensor:
     """Scores [P, 2] of the chosen and the rejected answers of `pair_micro`, at the EOS that ends each."""
-    hidden_B2D = model.hidden(tensors["tokens_BT"], fork_B2=tensors["fork_B2"], asked_BA=tensors["asked_B2"])
-    scores_B21: Tensor = model.score(hidden_B2D)
+    tokens_BT = tensors["tokens_BT"]
+    where = Forked(model.config, tokens_BT.shape[1], tensors["fork_B2"], tensors["asked_B2"])
+    scores_B21: Tensor = model.score(model.model(tokens_BT, where))
     return scores_B21.float().flatten()[tensors["ends_P2"]]
 
 

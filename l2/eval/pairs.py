@@ -58,7 +58,7 @@ def score_pairs(subject: Subject, records: Sequence[Record], on_progress: OnProg
     items: list[Item] = []
     for record, pair, a, b in zip(kept, pairs, scores, scores[len(pairs) :], strict=False):
         item: Item = {"id": record.identity, "rating": pair.rating}
-        item |= {field: record[field] for field in ("safety", "source") if record.get(field) is not None}
+        item |= {f: record.need(f, (str, int)) for f in ("safety", "source") if record.get(f) is not None}
         item |= {"chosen_reward": a, "rejected_reward": b, "correct": preferred(a, b)}
         for field, ids in ("chosen", pair.chosen), ("rejected", pair.rejected):
             item[f"{field}_traits"] = {"length": len(ids), **_traits(record, field)}

@@ -8,7 +8,6 @@ Sub-modules carry the names of the Hugging Face layout, so a state dict is a che
 from __future__ import annotations
 
 import math
-from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +65,14 @@ def frequencies(config: ModelConfig, device: torch.device | str = "cpu") -> Tens
 
 def rotary(positions_BT: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """cos and sin [B, 1, T, C] in fp32 of the angle of each pair of channels, told twice: see `rotate`."""
-    angles = positions_BT.float()[:, None, :, None] * frequencies(config, positions_BT.device)
-    angles = torch.cat((angles, angles), dim=-1)
+    angles = (positions_BT.float()[:, None, :, None] * frequencies(config, positions_BT.device)).repeat(1, 1, 1, 2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + C/2) of a head by its angle: the Hugging Face order of channels."""
     first, second = x_BHTC.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x_BHTC * cos + turned * sin).to(x_BHTC.dtype)
+    return (x_BHTC * cos + torch.cat((-second, first), dim=-1) * sin).to(x_BHTC.dtype)
 
 
 LONG = 512 * 512  # scores of a head, above which they are never held all at once
@@ -84,16 +81,14 @@ LONG = 512 * 512  # scores of a head, above which they are never held all at onc
 def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor) -> Tensor:
     """softmax(q·k / √C) · v with G query heads sharing each key/value head; mask [B or 1, 1, T, S] bool.
 
-    Written as two plain products: on CPUs that is faster to train than the fused kernel, until the table of scores
-    grows too large to hold.
+    Two plain products: on CPUs faster to train than the fused kernel, until the table of scores is too large to hold.
     """
     B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
     if q_BHTC.is_cuda or T * S > LONG:
         return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=H != K)
     q = (q_BHTC * C**-0.5).reshape(B, K, (H // K) * T, C)
-    scores = torch.matmul(q, k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)
-    scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    scores = torch.matmul(q, k_BKSC.mT).view(B, K, H // K, T, S).masked_fill(~mask[:, :, None], -math.inf)
     weights = scores.float().softmax(dim=-1).to(v_BKSC.dtype).view(B, K, (H // K) * T, S)
     return torch.matmul(weights, v_BKSC).view(B, H, T, C)
 
@@ -127,11 +122,6 @@ class KVCache:
         return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
 
 
-def at(x_BTD: Tensor, places_BA: Tensor) -> Tensor:
-    """[B, A, D]: what stands at places [B, A] of each row."""
-    return x_BTD.gather(1, places_BA[:, :, None].expand(-1, -1, x_BTD.shape[2]))
-
-
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (paper §2.2, A.2.1)."""
 
@@ -143,20 +133,16 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.dim, self.kv_heads * self.head_dim)
         self.o_proj = Linear(self.heads * self.head_dim, config.dim)
 
-    def forward(self, x_BTD: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
-        """[B, T, D] to [B, T, D], or to [B, A, D] at the places `asked_BA` alone."""
-        B, T, _ = x_BTD.shape
-        k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        k, v = (x.unflatten(2, (self.kv_heads, -1)).transpose(1, 2) for x in (self.k_proj(x_BTD), self.v_proj(x_BTD)))
         k = rotate(k, where.cos, where.sin)
         if where.cache is not None:
             k, v = where.cache.put(self.layer, k, v, where.positions_BT, where.mask.shape[-1])
-        if asked_BA is not None:
-            x_BTD, where, T = at(x_BTD, asked_BA), where.at(asked_BA), asked_BA.shape[1]
-        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
-        q = rotate(q, where.cos, where.sin)
-        out = attend(q, k, v, where.mask)
-        y_BTD: Tensor = self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        x_BTD, where = where.asking(self.layer, x_BTD)
+        q = self.q_proj(x_BTD).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
+        out = attend(rotate(q, where.cos, where.sin), k, v, where.mask)
+        y_BTD: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
         return y_BTD
 
 
@@ -185,10 +171,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BTD: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
-        """[B, T, D] to [B, T, D], or to [B, A, D] at the places `asked_BA` alone."""
-        mixed = self.self_attn(self.input_layernorm(x_BTD), where, asked_BA)
-        x_BTD = (x_BTD if asked_BA is None else at(x_BTD, asked_BA)) + mixed
+    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        x_BTD = where.asking(self.self_attn.layer, x_BTD)[0] + self.self_attn(self.input_layernorm(x_BTD), where)
         out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out
 
@@ -196,38 +181,23 @@ class Block(nn.Module):
 class Where:
     """What every layer needs to know of the positions: their angles, who sees whom, and the cache."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        fork_B2: Tensor | None = None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
         self.positions_BT, self.cache, self.by_documents = positions_BT, cache, mask is None and cache is None
-        self.fork_B2 = fork_B2
         self.cos, self.sin = rotary(positions_BT, config)
+        self.fork_B2: Tensor | None = None  # see forks.py
         if mask is not None:
             self.mask = mask
         elif cache is not None:
             slots = torch.arange(int(positions_BT.max()) + 1, device=positions_BT.device)
             self.mask = (slots <= positions_BT[:, :, None])[:, None]
         else:
-            slots = torch.arange(positions_BT.shape[1], device=positions_BT.device)
-            self.first_BT = slots - positions_BT if fork_B2 is None else torch.zeros_like(positions_BT)  # of a document
-            seen_BTS = (slots[:, None] >= slots) & (slots >= self.first_BT[:, :, None])
-            if fork_B2 is not None:
-                from_B11, to_B11 = fork_B2[:, :, None, None].unbind(1)
-                seen_BTS &= (slots[:, None] < to_B11) | (slots < from_B11) | (slots >= to_B11)
-            self.mask = seen_BTS[:, None]
+            at = torch.arange(positions_BT.shape[1], device=positions_BT.device)
+            back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
+            self.mask = ((back_TT >= 0) & (back_TT <= positions_BT[:, :, None]))[:, None]
 
-    def at(self, places_BA: Tensor) -> Where:
-        """The same for the queries at places [B, A] of each row alone."""
-        some, B = copy(self), len(places_BA)
-        some.cos, some.sin, some.mask = (
-            at(x[:, 0].expand(B, -1, -1), places_BA)[:, None] for x in (self.cos, self.sin, self.mask)
-        )
-        return some
+    def asking(self, layer: int, x_BTD: Tensor) -> tuple[Tensor, Where]:
+        """The places whose output a layer is asked for: all, here; and what it needs to know of them."""
+        return x_BTD, self
 
 
 class Trunk(nn.Module):
@@ -239,12 +209,11 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, tokens_BT: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
-        """Token ids [B, T] to hidden states [B, T, D], or [B, A, D] at `asked_BA`: the last layer computes no other."""
+    def forward(self, tokens_BT: Tensor, where: Where) -> Tensor:
+        """Token ids [B, T] to hidden states [B, T, D]."""
         x_BTD = self.embed_tokens(tokens_BT)
-        last = len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            x_BTD = layer(x_BTD, where, asked_BA if number == last else None)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, where)
         out: Tensor = self.norm(x_BTD)
         return out
 
@@ -273,23 +242,16 @@ class _Headed(nn.Module):
         positions_BT: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
-        fork_B2: Tensor | None = None,
-        asked_BA: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] after the final norm, or [B, A, D]: those at the places `asked_BA` of each row alone.
+        """Hidden states [B, T, D] after the final norm.
 
         positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
         mask: bool [B or 1, 1, T, S], True where a query may look; unless given, back to position 0, where its document
-        starts. Rows are padded on the right, where a causal model never looks, so padding needs no mask.
-        fork_B2: (p, s) of each row, without the other three: what stands from s on goes on from the first p tokens as
-        if those between were not there.
+        starts. Padding on the right needs no mask: a causal model never looks there.
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-            if fork_B2 is not None:
-                from_B1, to_B1 = fork_B2.split(1, dim=1)
-                positions_BT = positions_BT - (positions_BT >= to_B1) * (to_B1 - from_B1)
-        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache, fork_B2), asked_BA)
+        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache))
         return out
 
 

@@ -105,7 +105,8 @@ class _Attention(torch.autograd.Function):
         B, T, X = q.shape
         G, dtype = X // C // K, q.dtype
         cos, sin = where.cos.contiguous(), where.sin.contiguous()
-        first_BT, fork_B2 = where.first_BT.contiguous(), where.fork_B2
+        fork_B2 = where.fork_B2
+        first_BT = torch.arange(T) - where.positions_BT if fork_B2 is None else torch.zeros(B, T, dtype=torch.long)
         q_, k_, v_ = q.new_empty(B * K, T * G, C), k.new_empty(B * K, T, C), v.new_empty(B * K, T, C)
         call("heads", dtype, q, cos, sin, q_, B, T, K, G, C, C**-0.5, 0)
         call("heads", dtype, k, cos, sin, k_, B, T, K, 1, C, 1.0, 0)
@@ -181,10 +182,10 @@ class FusedSwiGLU(SwiGLU):
 class FusedAttention(Attention):
     """Attention, fused, for rows of whole documents; what else there is, torch does."""
 
-    def forward(self, x_BTD: Tensor, where: Where, asked_BA: Tensor | None = None) -> Tensor:
-        """[B, T, D] to [B, T, D], or to [B, A, D] at the places `asked_BA` alone."""
-        if not where.by_documents or asked_BA is not None or x_BTD.shape[1] > LONG:
-            return super().forward(x_BTD, where, asked_BA)
+    def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        if not where.by_documents or where.asking(self.layer, x_BTD)[0] is not x_BTD or x_BTD.shape[1] > LONG:
+            return super().forward(x_BTD, where)
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         mixed = _Attention.apply(q, k, v, where, self.kv_heads, self.head_dim)  # type: ignore[no-untyped-call]
         y_BTD: Tensor = self.o_proj(mixed)

@@ -332,6 +332,8 @@ def train(
                 raise Stopped(f"{why} at step {training.step}, saved; run the same command again to go on")
     joules = log.last.get("joules", 0.0)
     weights = model_tensors(model.eval())
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise L2Error(f"the last step left weights that are no numbers; try a lower --lr (now {settings.lr:g})")
     with ranks.told():
         if ranks.first:
             run.save(joules=joules, energy=meters.energy.source, gco2e=round(carbon(joules), 3), peak_flops=peak)
