@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -158,6 +158,13 @@ def _checked(command: Sequence[str]) -> Sequence[str]:
     return command
 
 
+def executor(*, unsafe: bool = False) -> Callable[[Sequence[str], OnProgress], list[bool]]:
+    """What runs programs and says which pass (see `run`). Raises L2Error where there is no sandbox to be had."""
+    if not unsafe:
+        _checked(_boxed(Limits()))
+    return lambda programs, on_progress: [v.passed for v in run(programs, unsafe=unsafe, on_progress=on_progress)]
+
+
 def run(
     programs: Sequence[str],
     jobs: int | None = None,
@@ -177,5 +184,5 @@ def run(
     with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         for verdict in pool.map(partial(_run, command, limits), programs):
             verdicts.append(verdict)
-            on_progress(len(verdicts), len(programs))
+            on_progress(len(verdicts), len(programs), "")
     return verdicts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -113,14 +114,14 @@ def last_number(answer: str) -> float | None:
 
 
 def solve(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
-    """An answer to each problem, written with the calculator, and whether its number is right."""
+    """A greedy answer to each problem, written with the calculator, and whether its number is right."""
     rows = [_asked(subject, record.need("problem")) for record in records]
     for record, row in zip(records, rows, strict=True):
         fit(record, len(row) + 1, subject.policy.config.max_seq_len)
     subject.show(rows[0])
-    names = [record.identity for record in records]
+    names, greedy = [record.identity for record in records], replace(subject.sampling, temperature=0.0)
     settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
-    answers = answer_with_calculator(subject.policy, subject.tokenizer, rows, names, subject.sampling, **settings)
+    answers = answer_with_calculator(subject.policy, subject.tokenizer, rows, names, greedy, **settings)
     items = []
     for record, (response, calls) in zip(records, answers, strict=True):
         number, found = float(record.need("number", (int, float))), last_number(response)

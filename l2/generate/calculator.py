@@ -138,7 +138,7 @@ def answer_with_calculator(
                 answer.ids += _result(tokenizer, expression)
             answer.ended |= len(answer.ids) >= most or len(answer.prompt) + len(answer.ids) >= context
         going = [answer for answer in going if not answer.ended]
-        on_progress(len(rows) - len(going), len(rows))
+        on_progress(len(rows) - len(going), len(rows), "")
     return [(tokenizer.decode(answer.ids[:most]).strip(), answer.calls) for answer in answers]
 
 

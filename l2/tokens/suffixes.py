@@ -174,7 +174,7 @@ def longest_matches(
                 text, place = _leftmost(texts, text, piece.tokens, place)
                 np.maximum.at(longest, text, _lengths(texts, text, piece.tokens, place))
             done += min(PIECE_BYTES // piece.tokens.itemsize, len(piece.tokens))
-            on_progress(min(done, total), total)
+            on_progress(min(done, total), total, "")
     return longest
 
 
