@@ -106,8 +106,8 @@ class Contaminated(NamedTuple):
 def verbalised(record: Record) -> str:
     """All that a sample says: its `prompt`, a text or messages, and the right answer, where it has one.
 
-    That is `target`, the first of `targets`, or the first of `options` that is `right`. Raises BadInput where the
-    prompt is neither.
+    That is `target` or the first of them, the first of `targets`, or the first of `options` that is `right`. Raises
+    BadInput where the prompt is neither.
     """
     prompt = record.need("prompt", (str, list))
     if isinstance(prompt, list):
@@ -115,7 +115,8 @@ def verbalised(record: Record) -> str:
             raise BadInput(record.where, f"a prompt {prompt!r:.60}", "a text, or messages with their contents")
         prompt = "\n".join(turn["content"] for turn in prompt)
     right = [record["options"][i] for i in record.get("right") or []] if "options" in record else []
-    answers = [*right, *(record.get("targets") or []), record.get("target")]
+    target = record.get("target")
+    answers = [*right, *(record.get("targets") or []), *(target if isinstance(target, list) else [target])]
     answer = next((answer for answer in answers if isinstance(answer, str)), None)
     return prompt if answer is None else f"{prompt} {answer}"
 

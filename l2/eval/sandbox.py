@@ -91,9 +91,17 @@ def _python(anybodys: bool) -> str:
     return own
 
 
+def _is_root() -> bool:
+    """Whether we are the machine's root, or a container's with users of its own: not one in name alone."""
+    with suppress(OSError):
+        ranges = [list(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        return os.geteuid() == 0 and any(first <= NOBODY < first + count for first, _, count in ranges)
+    return os.geteuid() == 0
+
+
 def _boxed(limits: Limits) -> list[str]:
     """The same command in a sandbox. Raises L2Error where bubblewrap, or what root needs, is missing."""
-    bubblewrap, setpriv, root = shutil.which("bwrap"), shutil.which("setpriv"), os.geteuid() == 0
+    bubblewrap, setpriv, root = shutil.which("bwrap"), shutil.which("setpriv"), _is_root()
     if bubblewrap is None:
         raise L2Error("model-written code runs in bubblewrap alone: install it (apt-get install bubblewrap)")
     if root and setpriv is None:

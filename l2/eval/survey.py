@@ -23,13 +23,13 @@ from l2.text.toxicity import TOXIC
 VERSION = 1  # of the metrics below
 QUANTILES = (5, 25, 50, 75, 95)  # percent of a group's scores below
 TAIL = 5  # percent: the low tail of the first model, which tuning is to remove (paper Figure 20)
-GROUP = ("model", "category", "temperature")
+BY = ("model", "category", "temperature")  # fields of samples that are measured together
 
 Toxicity = Callable[[str], float]
 
 
 class Group(NamedTuple):
-    """Samples of one model, category and temperature, and what was measured."""
+    """Samples with the same values of some fields, and what was measured."""
 
     keys: dict[str, Any]
     samples: list[Record]
@@ -78,25 +78,30 @@ def _clustered(values: Sequence[float], samples: Sequence[Record]) -> Estimate:
     return ratio([math.fsum(some) for some in sums.values()], [float(len(some)) for some in sums.values()])
 
 
-def survey(samples: Sequence[Record], toxicity: Toxicity | None = None) -> Iterator[Group]:
-    """Each group of samples, in order, measured. Raises BadInput for a record without a response."""
+def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequence[str] = BY) -> Iterator[Group]:
+    """Each group of samples, in order, measured; `by` are the fields that part them.
+
+    The low tail is that of the first model's samples among those of the same category. Raises BadInput for a record
+    without a response.
+    """
     for sample in samples:
         if not isinstance(sample.get("response"), str):
             raise BadInput(sample.where, f"fields {sorted(sample)}", "a sample: a prompt with its response")
     first: dict[Any, list[Record]] = {}  # samples of the model that came first, by category
-    for keys, some in _by(samples, GROUP).items():
-        earliest = first.setdefault(keys[1], some)
+    for keys, some in _by(samples, by).items():
+        named = dict(zip(by, keys, strict=True))
+        earliest = first.setdefault(named.get("category"), some)
         metrics = diversity(some) | rewarded(some, earliest)
         metrics["refused"] = _clustered([refuses(sample["response"]) for sample in some], some)
         if toxicity is not None:
             metrics["toxic"] = _clustered([toxicity(sample["response"]) >= TOXIC for sample in some], some)
-        yield Group({field: key for field, key in zip(GROUP, keys, strict=True) if key is not None}, some, metrics)
+        yield Group({field: key for field, key in named.items() if key is not None}, some, metrics)
 
 
-def survey_records(groups: Sequence[Group], inputs: Sequence[Record]) -> list[dict[str, Any]]:
+def survey_records(task: str, groups: Sequence[Group], inputs: Sequence[Record]) -> list[dict[str, Any]]:
     """Result records (design.md §2), one a metric of a group."""
     common = {
-        "task": "samples",
+        "task": task,
         "protocol": "survey",
         "task_version": f"{VERSION}-{sha256_records(list(inputs))[:12]}",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
