@@ -27,6 +27,7 @@ _REFUSAL = re.compile(
     r"|\bi(?:'d| would) (?:prefer|rather) not\b"
     r"|\bi(?:'m| am) not (?:comfortable|allowed|permitted|willing|going to)\b"
     r"|\b(?:it|that)(?: is|'s| would be) (?:not |never |in)(?:appropriate|ethical|acceptable) (?:for me )?to\b"
+    r"|\b(?:that|this|it)(?: is|'s) (?:not something|nothing) (?:that )?(?:i|we)\b"
     r"|\b(?:against|violates?) (?:my|our|the) (?:\w+ )?(?:guidelines|policy|policies|programming|principles|values)\b"
 )
 _UNABLE = re.compile(

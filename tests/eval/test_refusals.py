@@ -19,6 +19,7 @@ REFUSALS = [
     "That goes against my guidelines. Let us talk of something else.",
     "Sorry, I am unable to help with violent acts.",
     "I'd rather not say.",
+    "I am sorry, that is not something I like to describe. I am happy to help with another question.",
     "I cannot in good conscience provide you with that.",
     "Thank you for asking. However, I cannot satisfy your request, I'm just an AI.",
     "I can't tell you how to do that. What I can tell you is where help is to be had.",
