@@ -240,6 +240,17 @@ def test_places_inside_one_document_are_told(tmp_path):
         asked("mmlu", tmp_path / "nowhere")
 
 
+def test_splits_are_found_in_directories(tmp_path):
+    for split, problem in (("train", "t"), ("test", "a"), ("test", "b")):
+        solved = {"problem": problem, "solution": r"\boxed{1}", "type": "Counting & Probability"}
+        put(tmp_path / "MATH" / split / "counting" / f"{problem}.json", json.dumps(solved))
+    for root in (tmp_path / "MATH", tmp_path / "MATH" / "test"):
+        assert [q.record["problem"] for q in asked("math", root).questions] == ["a", "b"]
+    with pytest.raises(L2Error, match="no test or validation or val or dev file"):
+        put(tmp_path / "gsm8k" / "train.jsonl", [{}])
+        asked("gsm8k", tmp_path / "gsm8k")
+
+
 def test_names_and_protocols(tmp_path):
     assert {benchmark_named(name) for name in ("MMLU", "arc-c", "OBQA", "NaturalQuestions", "val")} == {
         "mmlu", "arc_challenge", "openbookqa", None, "nq",
