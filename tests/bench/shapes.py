@@ -10,7 +10,7 @@ from random import Random
 
 ONSETS, VOWELS, CODAS = ("b br c d f gr h l m n p r s st t w", "a e i o u ea", "n r st l m t")
 WORDS = [a + b + c + d for a in ONSETS.split() for b in VOWELS.split() for c in CODAS.split() for d in ("", "er", "y")]
-SUBJECTS = ("anatomy", "philosophy", "econometrics", "nutrition")
+SUBJECTS = ("anatomy", "econometrics", "nutrition", "philosophy")
 
 
 def words(random: Random, least: int, most: int) -> str:

@@ -15,6 +15,7 @@ from l2.files.jsonl import Record, open_input, read_records
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 PACKED = (".gz", ".zst")
+NAMED = {"train", "dev", "valid", "val", "validation", "test"}  # splits
 Expand = Callable[[Record], Iterator[Record]]
 Read = Callable[[str, Sequence[str]], Iterator[Record]]
 
@@ -29,29 +30,29 @@ def stem_of(path: Path) -> str:
     return Path(plain_name(path)).stem
 
 
-def words_of(path: Path) -> set[str]:
-    """The words of a file's name and of its directory's, by which a split is told."""
-    return set(re.split(r"[^a-z0-9]+", f"{path.parent.name} {stem_of(path)}".lower()))
+def words_of(name: Path) -> set[str]:
+    """The words of a file's name and of the directories it lies in, by which a split is told."""
+    return set(re.split(r"[^a-z0-9]+", f"{name.parent} {stem_of(name)}".lower()))
 
 
 def files_of(path: str, splits: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """`path`, where it is a file, or those files in the directory that belong to the first of `splits` found there.
 
-    A file belongs to a split whose name is a word of its own name or of its directory's; where no file names any
-    split, all of them do. Raises L2Error where there is none.
+    A file belongs to a split whose name is a word of its own name or of a directory's below `path`; where no file
+    names any split, all of them do. Raises L2Error where there is none.
     """
     root = Path(path)
     if root.is_file():
         return [root]
     if not root.is_dir():
         raise L2Error(f"{path}: no such file or directory")
-    there = sorted(file for file in root.rglob("*") if plain_name(file).endswith(tuple(suffixes)) and file.is_file())
+    files = (file for file in sorted(root.rglob("*")) if plain_name(file).endswith(tuple(suffixes)) and file.is_file())
+    there = {file: words_of(file.relative_to(root)) for file in files}
     for split in splits:
-        if found := [file for file in there if split in words_of(file.relative_to(root.parent))]:
+        if found := [file for file, words in there.items() if split in words]:
             return found
-    everything = {"train", "dev", "valid", "val", "validation", "test"}
-    if there and not any(words_of(file.relative_to(root.parent)) & everything for file in there):
-        return there
+    if there and not any(words & NAMED for words in there.values()):
+        return list(there)
     raise L2Error(f"{path}: no {' or '.join(splits)} file ({', '.join(suffixes)})")
 
 

@@ -103,8 +103,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "triviaqa": Benchmark(
         reader(reading.trivia_records), DEV,
-        *both(_NQ, ask=reading.triviaqa_harness, judge=reading.harness_triviaqa, shots=0, head="", between="\n\n",
-                 stops=("\n", ".", ","), tokens=256),
+        *both(replace(_NQ, ask=reading.triviaqa), ask=reading.triviaqa_harness, judge=reading.harness_triviaqa, shots=0,
+              head="", between="\n\n", stops=("\n", ".", ","), tokens=256),
     ),
     "squad": Benchmark(
         reader(reading.squad_records), DEV, *both(_SQUAD, ask=reading.squad_harness, tokens=256)
@@ -129,8 +129,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }  # fmt: skip
 OTHER_NAMES = {
-    "natural_questions": "nq", "nq_open": "nq", "arc_e": "arc_easy", "arc_c": "arc_challenge", "obqa": "openbookqa",
-    "csqa": "commonsense_qa", "commonsenseqa": "commonsense_qa", "social_iqa": "siqa", "squadv2": "squad",
+    "naturalquestions": "nq", "nqopen": "nq", "arce": "arc_easy", "arcc": "arc_challenge", "obqa": "openbookqa",
+    "csqa": "commonsense_qa", "socialiqa": "siqa", "squadv2": "squad",
 }  # fmt: skip
 
 # Table 3: the groups, and the metric of each part that is averaged.
@@ -148,6 +148,5 @@ GROUPS: dict[str, dict[str, str]] = {
 
 def benchmark_named(name: str) -> str | None:
     """The benchmark that a task's name is one of: case and signs don't matter."""
-    key = re.sub(r"[^a-z0-9]+", "_", name.lower())
-    key = OTHER_NAMES.get(key, key)
-    return key if key in BENCHMARKS else None
+    key = re.sub(r"[^a-z0-9]", "", name.lower())
+    return OTHER_NAMES.get(key) or {name.replace("_", ""): name for name in BENCHMARKS}.get(key)
