@@ -97,7 +97,7 @@ def new_item(number: int, question: Question) -> Item:
     item: Item = {"id": number, "where": question.record.where, "groups": list(question.groups), "cluster": cluster}
     if question.options:
         characters = [len(option) for option in question.options]
-        prompt = question.contexts_of_options()[question.right[0]]
+        prompt = question.contexts_of_options()[question.right[0] if question.right else 0]
         said = {"prompt": prompt, "options": list(question.options), "right": list(question.right)}
         return item | said | {"characters": characters}
     written = {"prompt": question.context, "targets": list(question.targets)}
