@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -36,6 +36,7 @@ from l2.eval.subject import Subject
 from l2.eval.tasks import read_task, run_task
 from l2.model.checkpoint import load_model, new_model, save_model
 from l2.model.config import ModelConfig
+from l2.model.device import use_all_cores
 from l2.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from tests.bench.generation import SMALL
 from tests.bench.shapes import SPLITS, SUBJECTS, make, words
@@ -123,17 +124,18 @@ def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
 
 
 def theirs(
-    model: Path, files: Mapping[str, Path], folder: Path, names: list[str] | None = None, batch: int = 16
+    model: Any, files: Mapping[str, Path], folder: Path, names: list[str] | None = None, shots: int | None = None
 ) -> Items:
-    """The same from lm-eval."""
+    """The same from lm-eval; model: a checkpoint's path, or lm-eval's own object."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     folder.mkdir(exist_ok=True)
     every = configs(folder, files)
+    given = {} if not isinstance(model, Path) else {"model_args": f"pretrained={model},dtype=float32", "device": "cpu"}
     done = lm_eval.simple_evaluate(
-        "hf", model_args=f"pretrained={model},dtype=float32", tasks=names or every, batch_size=batch, device="cpu",
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False), bootstrap_iters=0,
+        "hf" if given else model, **given, tasks=names or every, batch_size=16, num_fewshot=shots, bootstrap_iters=0,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         gen_kwargs=f"max_gen_toks={TOKENS}",
     )  # fmt: skip
     return by_task(done["samples"])
@@ -249,33 +251,53 @@ def compare(folder: Path, write: str | None) -> None:
         Path(write, "harness.json").write_text(json.dumps(made) + "\n")
 
 
-CASES = {"hellaswag": 0, "arc_easy": 0, "mmlu": 5}
+CASES = (("hellaswag", 0), ("arc_easy", 0), ("mmlu", 5), ("hellaswag", 5))
+Run = Callable[[], Any]
 
 
-def speed(folder: Path, rounds: int, count: int) -> None:
-    """Questions a second inside one process, in turns, and seconds of the whole process."""
+def seconds(run: Run) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_turns(title: str, n: int, rounds: int, runs: Mapping[str, Run]) -> None:
+    """Medians of questions a second, with the least and the most, and their ratio."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            took[name].append(seconds(run))
+    rates = {name: n / statistics.median(some) for name, some in took.items()}
+    for name, some in took.items():
+        print(f"{title:28} {name:8} {rates[name]:7.1f} questions/s, {min(some):.1f}-{max(some):.1f} s")
+    print(f"{title:28} {rates['l2'] / rates['lm-eval']:.2f} x", flush=True)
+
+
+def speed(folder: Path, rounds: int, count: int, whole: int, batch: int) -> None:
+    """Questions a second in one process, from reading the files on; then whole processes on `whole` questions."""
+    from lm_eval.models.huggingface import HFLM
+
     files = make(folder / "files", count, 4)
     model = checkpoint(folder, replace(SMALL, max_seq_len=2048), trained(folder, folder / "files", 3000))
-    for name, shots in CASES.items():
-        rates: dict[str, list[float]] = {"l2": [], "lm-eval": []}
-        for _ in range(rounds):
-            start = time.perf_counter()
-            command = [sys.executable, "-m", "cmds.app", "evaluate", "--model", str(model), "--task",
-                       f"{name}={files[name]}", "--protocol", "harness", "--shots", str(shots), "-o", "/dev/null",
-                       "--quiet"]  # fmt: skip
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            rates["l2"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "tests.bench.harness", "once", str(folder), str(model), name],
-                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-            rates["lm-eval"].append(time.perf_counter() - start)
-        n = count // len(SUBJECTS) * len(SUBJECTS) if name == "mmlu" else count
-        middle = {who: statistics.median(seconds) for who, seconds in rates.items()}
-        for who, seconds in rates.items():
-            spread = f"[{min(seconds):.1f}-{max(seconds):.1f}]"
-            rate = f"{n / middle[who]:6.1f} questions/s"
-            print(f"{name:10} {shots}-shot  {who:8} {middle[who]:6.1f} s {spread} {rate}")
-        print(f"{name:10} whole process {middle['lm-eval'] / middle['l2']:.2f} x", flush=True)
+    use_all_cores()
+    subject = Subject("m", load_model(model).eval(), load_tokenizer(model))
+    peer = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=batch)
+    run_task(subject, read_task("boolq", str(files["boolq"]), Asking("harness", 0)))  # compiles what is to be compiled
+    for name, shots in CASES:
+        names = [f"mmlu_{subject}" for subject in SUBJECTS] if name == "mmlu" else [name]
+        runs: dict[str, Run] = {
+            "l2": lambda: run_task(subject, read_task(name, str(files[name]), Asking("harness", shots))),  # noqa: B023
+            "lm-eval": lambda: theirs(peer, files, folder / "tasks", names, shots),  # noqa: B023
+        }
+        in_turns(f"{name}, {shots}-shot", count // 4 * 4, rounds, runs)
+    many = make(folder / "many" / "files", whole, 4)
+    argv = [sys.executable, "-m", "cmds.app", "evaluate", "--model", str(model), "--protocol", "harness", "--quiet",
+            "--task", f"hellaswag={many['hellaswag']}", "-o", "/dev/null"]  # fmt: skip
+    other = [sys.executable, "-m", "tests.bench.harness", "once", str(folder / "many"), str(model), "hellaswag"]
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runs = {"l2": lambda: subprocess.run(argv, **quiet), "lm-eval": lambda: subprocess.run(other, **quiet)}
+    in_turns("hellaswag, whole process", whole, rounds, runs)
 
 
 def once(folder: Path, model: str, name: str) -> None:
@@ -290,8 +312,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["compare", "golden", "speed", "once"])
     parser.add_argument("rest", nargs="*")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--count", type=int, default=120, help="questions in one process")
+    parser.add_argument("--whole", type=int, default=1000, help="questions of whole processes")
+    parser.add_argument("--batch", type=int, default=16, help="of lm-eval")
     asked = parser.parse_args()
     os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     if asked.part == "once":
@@ -299,7 +323,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_HOME"] = folder
         if asked.part == "speed":
-            return speed(Path(folder), asked.rounds, asked.count)
+            return speed(Path(folder), asked.rounds, asked.count, asked.whole, asked.batch)
         compare(Path(folder), asked.rest[0] if asked.part == "golden" else None)
 
 
