@@ -33,7 +33,7 @@ import torch
 
 from l2.eval.benchmarks.suite import Asking, judged, new_item
 from l2.eval.subject import Subject
-from l2.eval.tasks import read_task, run_task
+from l2.eval.tasks import Task, read_task, run_task
 from l2.model.checkpoint import load_model, new_model, save_model
 from l2.model.config import ModelConfig
 from l2.model.device import use_all_cores
@@ -101,8 +101,8 @@ def ours(model: Path, files: Mapping[str, Path], shots: Mapping[str, int]) -> It
     return found
 
 
-def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
-    """lm-eval's own tasks, with our files in place of the hub's; their names."""
+def configs(folder: Path, files: Mapping[str, Path], shots: Mapping[str, int]) -> list[str]:
+    """lm-eval's own tasks, with our files in place of the hub's and so many examples; their names."""
     import lm_eval.tasks
     import yaml
 
@@ -111,7 +111,7 @@ def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
         data = {SPLITS[name]: str(files[name] / f"{SPLITS[name]}.jsonl"), "train": str(files[name] / "train.jsonl")}
         config = {"task": name, "include": str(home / f"{theirs}.yaml"), "dataset_path": "json", "dataset_name": None,
                   "dataset_kwargs": {"data_files": data}, "fewshot_split": "train",
-                  "fewshot_config": {"sampler": "first_n"}, "num_fewshot": SHOTS.get(name, 0)}  # fmt: skip
+                  "fewshot_config": {"sampler": "first_n"}, "num_fewshot": shots.get(name, 0)}  # fmt: skip
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     for subject in SUBJECTS:
         data = {split: str(files["mmlu_export"] / subject / f"{split}.jsonl") for split in ("test", "dev")}
@@ -124,17 +124,21 @@ def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
 
 
 def theirs(
-    model: Any, files: Mapping[str, Path], folder: Path, names: list[str] | None = None, shots: int | None = None
+    model: Any,
+    files: Mapping[str, Path],
+    folder: Path,
+    names: list[str] | None = None,
+    shots: Mapping[str, int] = SHOTS,
 ) -> Items:
     """The same from lm-eval; model: a checkpoint's path, or lm-eval's own object."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     folder.mkdir(exist_ok=True)
-    every = configs(folder, files)
+    every = configs(folder, files, shots)
     given = {} if not isinstance(model, Path) else {"model_args": f"pretrained={model},dtype=float32", "device": "cpu"}
     done = lm_eval.simple_evaluate(
-        "hf" if given else model, **given, tasks=names or every, batch_size=16, num_fewshot=shots, bootstrap_iters=0,
+        "hf" if given else model, **given, tasks=names or every, batch_size=16, bootstrap_iters=0,
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         gen_kwargs=f"max_gen_toks={TOKENS}",
     )  # fmt: skip
@@ -252,13 +256,13 @@ def compare(folder: Path, write: str | None) -> None:
 
 
 CASES = (("hellaswag", 0), ("arc_easy", 0), ("mmlu", 5), ("hellaswag", 5))
-Run = Callable[[], Any]
+Run = Callable[[], float]  # seconds
 
 
-def seconds(run: Run) -> float:
+def seconds(work: Callable[[], Any]) -> float:
     """How long it takes."""
     start = time.perf_counter()
-    run()
+    work()
     return time.perf_counter() - start
 
 
@@ -267,7 +271,7 @@ def in_turns(title: str, n: int, rounds: int, runs: Mapping[str, Run]) -> None:
     took: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            took[name].append(seconds(run))
+            took[name].append(run())
     rates = {name: n / statistics.median(some) for name, some in took.items()}
     for name, some in took.items():
         print(f"{title:28} {name:8} {rates[name]:7.1f} questions/s, {min(some):.1f}-{max(some):.1f} s")
@@ -275,28 +279,45 @@ def in_turns(title: str, n: int, rounds: int, runs: Mapping[str, Run]) -> None:
 
 
 def speed(folder: Path, rounds: int, count: int, whole: int, batch: int) -> None:
-    """Questions a second in one process, from reading the files on; then whole processes on `whole` questions."""
+    """Questions a second from texts to log-likelihoods, in one process; then whole processes on `whole` questions."""
     from lm_eval.models.huggingface import HFLM
+
+    class Timed(HFLM):
+        took = 0.0
+
+        def loglikelihood(self, *given: Any, **named: Any) -> Any:
+            found: list[Any] = []
+            self.took = seconds(lambda: found.extend(HFLM.loglikelihood(self, *given, **named)))
+            return found
 
     files = make(folder / "files", count, 4)
     model = checkpoint(folder, replace(SMALL, max_seq_len=2048), trained(folder, folder / "files", 3000))
     use_all_cores()
     subject = Subject("m", load_model(model).eval(), load_tokenizer(model))
-    peer = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=batch)
+    peer = Timed(pretrained=str(model), dtype="float32", device="cpu", batch_size=batch)
     run_task(subject, read_task("boolq", str(files["boolq"]), Asking("harness", 0)))  # compiles what is to be compiled
     for name, shots in CASES:
         names = [f"mmlu_{subject}" for subject in SUBJECTS] if name == "mmlu" else [name]
-        runs: dict[str, Run] = {
-            "l2": lambda: run_task(subject, read_task(name, str(files[name]), Asking("harness", shots))),  # noqa: B023
-            "lm-eval": lambda: theirs(peer, files, folder / "tasks", names, shots),  # noqa: B023
-        }
-        in_turns(f"{name}, {shots}-shot", count // 4 * 4, rounds, runs)
+        task = read_task(name, str(files[name]), Asking("harness", shots))
+        asked = {"mmlu": 5} if name == "mmlu" else {name: shots}
+
+        def other(names: list[str] = names, asked: Mapping[str, int] = asked) -> float:
+            theirs(peer, files, folder / "tasks", names, asked)
+            return peer.took
+
+        def own(task: Task = task) -> float:
+            return seconds(lambda: run_task(subject, task))
+
+        in_turns(f"{name}, {shots}-shot", count // 4 * 4, rounds, {"l2": own, "lm-eval": other})
     many = make(folder / "many" / "files", whole, 4)
     argv = [sys.executable, "-m", "cmds.app", "evaluate", "--model", str(model), "--protocol", "harness", "--quiet",
             "--task", f"hellaswag={many['hellaswag']}", "-o", "/dev/null"]  # fmt: skip
-    other = [sys.executable, "-m", "tests.bench.harness", "once", str(folder / "many"), str(model), "hellaswag"]
+    once = [sys.executable, "-m", "tests.bench.harness", "once", str(folder / "many"), str(model), "hellaswag"]
     quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    runs = {"l2": lambda: subprocess.run(argv, **quiet), "lm-eval": lambda: subprocess.run(other, **quiet)}
+    runs: dict[str, Run] = {
+        "l2": lambda: seconds(lambda: subprocess.run(argv, **quiet)),
+        "lm-eval": lambda: seconds(lambda: subprocess.run(once, **quiet)),
+    }
     in_turns("hellaswag, whole process", whole, rounds, runs)
 
 
