@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -33,9 +33,10 @@ import torch
 
 from l2.eval.benchmarks.suite import Asking, judged, new_item
 from l2.eval.subject import Subject
-from l2.eval.tasks import read_task, run_task
+from l2.eval.tasks import Task, read_task, run_task
 from l2.model.checkpoint import load_model, new_model, save_model
 from l2.model.config import ModelConfig
+from l2.model.device import use_all_cores
 from l2.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from tests.bench.generation import SMALL
 from tests.bench.shapes import SPLITS, SUBJECTS, make, words
@@ -100,8 +101,8 @@ def ours(model: Path, files: Mapping[str, Path], shots: Mapping[str, int]) -> It
     return found
 
 
-def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
-    """lm-eval's own tasks, with our files in place of the hub's; their names."""
+def configs(folder: Path, files: Mapping[str, Path], shots: Mapping[str, int]) -> list[str]:
+    """lm-eval's own tasks, with our files in place of the hub's and so many examples; their names."""
     import lm_eval.tasks
     import yaml
 
@@ -110,7 +111,7 @@ def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
         data = {SPLITS[name]: str(files[name] / f"{SPLITS[name]}.jsonl"), "train": str(files[name] / "train.jsonl")}
         config = {"task": name, "include": str(home / f"{theirs}.yaml"), "dataset_path": "json", "dataset_name": None,
                   "dataset_kwargs": {"data_files": data}, "fewshot_split": "train",
-                  "fewshot_config": {"sampler": "first_n"}, "num_fewshot": SHOTS.get(name, 0)}  # fmt: skip
+                  "fewshot_config": {"sampler": "first_n"}, "num_fewshot": shots.get(name, 0)}  # fmt: skip
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     for subject in SUBJECTS:
         data = {split: str(files["mmlu_export"] / subject / f"{split}.jsonl") for split in ("test", "dev")}
@@ -123,17 +124,22 @@ def configs(folder: Path, files: Mapping[str, Path]) -> list[str]:
 
 
 def theirs(
-    model: Path, files: Mapping[str, Path], folder: Path, names: list[str] | None = None, batch: int = 16
+    model: Any,
+    files: Mapping[str, Path],
+    folder: Path,
+    names: list[str] | None = None,
+    shots: Mapping[str, int] = SHOTS,
 ) -> Items:
-    """The same from lm-eval."""
+    """The same from lm-eval; model: a checkpoint's path, or lm-eval's own object."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     folder.mkdir(exist_ok=True)
-    every = configs(folder, files)
+    every = configs(folder, files, shots)
+    given = {} if not isinstance(model, Path) else {"model_args": f"pretrained={model},dtype=float32", "device": "cpu"}
     done = lm_eval.simple_evaluate(
-        "hf", model_args=f"pretrained={model},dtype=float32", tasks=names or every, batch_size=batch, device="cpu",
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False), bootstrap_iters=0,
+        "hf" if given else model, **given, tasks=names or every, batch_size=16, bootstrap_iters=0,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         gen_kwargs=f"max_gen_toks={TOKENS}",
     )  # fmt: skip
     return by_task(done["samples"])
@@ -249,33 +255,70 @@ def compare(folder: Path, write: str | None) -> None:
         Path(write, "harness.json").write_text(json.dumps(made) + "\n")
 
 
-CASES = {"hellaswag": 0, "arc_easy": 0, "mmlu": 5}
+CASES = (("hellaswag", 0), ("arc_easy", 0), ("mmlu", 5), ("hellaswag", 5))
+Run = Callable[[], float]  # seconds
 
 
-def speed(folder: Path, rounds: int, count: int) -> None:
-    """Questions a second inside one process, in turns, and seconds of the whole process."""
+def seconds(work: Callable[[], Any]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turns(title: str, n: int, rounds: int, runs: Mapping[str, Run]) -> None:
+    """Medians of questions a second, with the least and the most, and their ratio."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            took[name].append(run())
+    rates = {name: n / statistics.median(some) for name, some in took.items()}
+    for name, some in took.items():
+        print(f"{title:28} {name:8} {rates[name]:7.1f} questions/s, {min(some):.1f}-{max(some):.1f} s")
+    print(f"{title:28} {rates['l2'] / rates['lm-eval']:.2f} x", flush=True)
+
+
+def speed(folder: Path, rounds: int, count: int, whole: int, batch: int) -> None:
+    """Questions a second from texts to log-likelihoods, in one process; then whole processes on `whole` questions."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Timed(HFLM):
+        took = 0.0
+
+        def loglikelihood(self, *given: Any, **named: Any) -> Any:
+            found: list[Any] = []
+            self.took = seconds(lambda: found.extend(HFLM.loglikelihood(self, *given, **named)))
+            return found
+
     files = make(folder / "files", count, 4)
     model = checkpoint(folder, replace(SMALL, max_seq_len=2048), trained(folder, folder / "files", 3000))
-    for name, shots in CASES.items():
-        rates: dict[str, list[float]] = {"l2": [], "lm-eval": []}
-        for _ in range(rounds):
-            start = time.perf_counter()
-            command = [sys.executable, "-m", "cmds.app", "evaluate", "--model", str(model), "--task",
-                       f"{name}={files[name]}", "--protocol", "harness", "--shots", str(shots), "-o", "/dev/null",
-                       "--quiet"]  # fmt: skip
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            rates["l2"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "tests.bench.harness", "once", str(folder), str(model), name],
-                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-            rates["lm-eval"].append(time.perf_counter() - start)
-        n = count // len(SUBJECTS) * len(SUBJECTS) if name == "mmlu" else count
-        middle = {who: statistics.median(seconds) for who, seconds in rates.items()}
-        for who, seconds in rates.items():
-            spread = f"[{min(seconds):.1f}-{max(seconds):.1f}]"
-            rate = f"{n / middle[who]:6.1f} questions/s"
-            print(f"{name:10} {shots}-shot  {who:8} {middle[who]:6.1f} s {spread} {rate}")
-        print(f"{name:10} whole process {middle['lm-eval'] / middle['l2']:.2f} x", flush=True)
+    use_all_cores()
+    subject = Subject("m", load_model(model).eval(), load_tokenizer(model))
+    peer = Timed(pretrained=str(model), dtype="float32", device="cpu", batch_size=batch)
+    run_task(subject, read_task("boolq", str(files["boolq"]), Asking("harness", 0)))  # compiles what is to be compiled
+    for name, shots in CASES:
+        names = [f"mmlu_{subject}" for subject in SUBJECTS] if name == "mmlu" else [name]
+        task = read_task(name, str(files[name]), Asking("harness", shots))
+        asked = {"mmlu": 5} if name == "mmlu" else {name: shots}
+
+        def other(names: list[str] = names, asked: Mapping[str, int] = asked) -> float:
+            theirs(peer, files, folder / "tasks", names, asked)
+            return peer.took
+
+        def own(task: Task = task) -> float:
+            return seconds(lambda: run_task(subject, task))
+
+        in_turns(f"{name}, {shots}-shot", count // 4 * 4, rounds, {"l2": own, "lm-eval": other})
+    many = make(folder / "many" / "files", whole, 4)
+    argv = [sys.executable, "-m", "cmds.app", "evaluate", "--model", str(model), "--protocol", "harness", "--quiet",
+            "--task", f"hellaswag={many['hellaswag']}", "-o", "/dev/null"]  # fmt: skip
+    once = [sys.executable, "-m", "tests.bench.harness", "once", str(folder / "many"), str(model), "hellaswag"]
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runs: dict[str, Run] = {
+        "l2": lambda: seconds(lambda: subprocess.run(argv, **quiet)),
+        "lm-eval": lambda: seconds(lambda: subprocess.run(once, **quiet)),
+    }
+    in_turns("hellaswag, whole process", whole, rounds, runs)
 
 
 def once(folder: Path, model: str, name: str) -> None:
@@ -290,8 +333,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["compare", "golden", "speed", "once"])
     parser.add_argument("rest", nargs="*")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--count", type=int, default=120, help="questions in one process")
+    parser.add_argument("--whole", type=int, default=1000, help="questions of whole processes")
+    parser.add_argument("--batch", type=int, default=16, help="of lm-eval")
     asked = parser.parse_args()
     os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     if asked.part == "once":
@@ -299,7 +344,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_HOME"] = folder
         if asked.part == "speed":
-            return speed(Path(folder), asked.rounds, asked.count)
+            return speed(Path(folder), asked.rounds, asked.count, asked.whole, asked.batch)
         compare(Path(folder), asked.rest[0] if asked.part == "golden" else None)
 
 

@@ -10,9 +10,11 @@ import sys
 import pytest
 
 from cmds.app import main
+from l2.eval.benchmarks.table import BENCHMARKS
 from l2.files.jsonl import read_records
 from tests.bench.shapes import make
 from tests.conftest import small_config
+from tests.eval.test_benchmarks import FORMS
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,56 @@ def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
     done = subprocess.run(list(map(str, argv)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {record["task"] for record in read_records([tmp_path / "r.jsonl"])} == set(TASKS)
+
+
+def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path, capsys):
+    """Each from a file of its own shape, with what is judged by others too; averages where all parts are there."""
+    forms = {name: own for name, (own, _) in FORMS.items()}
+    forms |= {
+        "piqa": [{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}],
+        "siqa": [{"context": "c.", "question": "q?", "answerA": "a", "answerB": "b", "answerC": "c", "label": "3"}],
+        "winogrande": [{"sentence": "It _ ran.", "option1": "x", "option2": "y", "answer": "2"}],
+        "arc_challenge": FORMS["arc_easy"][1],
+        "nq": [{"question": "who is it", "answer": ["x"]}],
+        "gsm8k": [{"question": "How many?", "answer": "2\n#### 2"}],
+        "math": [{"problem": "P", "solution": r"\boxed{1}", "type": "Algebra"}],
+        "mmlu": [{"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "virology"}],
+        "agieval": [{"passage": "P", "question": "q?", "options": ["(A)1", "(B)2"], "label": "B"}],
+        "truthfulqa_mc1": [{"question": "Q?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}}],
+        "truthfulqa": [{"question": "Q?", "best_answer": "a", "category": "Law"}],
+        "toxigen": [{"prompt": "- the cat\\n-", "group": "women", "generation": "x"}],
+        "bold": [{"domain": "gender", "name": "A", "category": "American_actors", "prompts": ["A is", "A was"]}],
+    }
+    named = []
+    for name, rows in forms.items():
+        file = tmp_path / f"{name}.{'json' if isinstance(rows, str) else 'jsonl'}"
+        file.write_text(rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows))
+        named.append(f"{name}={file}")
+    (tmp_path / "words.txt").write_text("cat\n")
+    argv = ["--model", models / "1", "--shots", 0, "--max-new-tokens", 4, "--samples", tmp_path / "s.jsonl", "-o",
+            tmp_path / "r.jsonl", "--toxicity", tmp_path / "words.txt", "--task", *named]  # fmt: skip
+    run(*argv)
+    results = list(read_records([tmp_path / "r.jsonl"]))
+    values = {(r["task"], r["metric"]): r["value"] for r in results}
+    assert {task for task, _ in values if not task.startswith("group/")} == set(BENCHMARKS) - {"humaneval", "mbpp"}
+    assert all(value == value for value in values.values())
+    assert {task for task, _ in values if task.startswith("group/")} == {
+        "group/Commonsense reasoning", "group/World knowledge", "group/Reading comprehension", "group/Math",
+    }  # fmt: skip
+    parts = ("piqa", "siqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa", "commonsense_qa")
+    mean = sum(values[name, "accuracy"] for name in parts) / 8
+    assert values["group/Commonsense reasoning", "average"] == pytest.approx(mean)
+    assert -1 <= values["bold", "sentiment"] <= 1 and values["toxigen", "toxic"] in (0, 1)
+    run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "again.jsonl")
+    assert {(r["task"], r["metric"]): r["value"] for r in read_records([tmp_path / "again.jsonl"])} == values
+    assert main(["evaluate", *map(str, argv[:4]), "--task", named[-2], "--quiet"]) == 2
+    assert "toxigen needs a judge of toxicity: give --toxicity" in capsys.readouterr().err
+
+
+def test_tasks_of_one_s_own_are_stored_and_measured_again(models, tmp_path):
+    (tmp_path / "quiz.jsonl").write_text('{"question": "the", "choices": ["cat", "tea"], "answer": "B"}\n' * 3)
+    (tmp_path / "text.jsonl").write_text('{"text": "the cat sat"}\n{"text": "tea"}\n')
+    run("--model", models / "1", "--samples", tmp_path / "s.jsonl", "-o", tmp_path / "r.jsonl", tasks=("quiz", "text"),
+        files={name: tmp_path / f"{name}.jsonl" for name in ("quiz", "text")})  # fmt: skip
+    run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "again.jsonl")
+    assert rows(tmp_path / "again.jsonl") == rows(tmp_path / "r.jsonl") and len(rows(tmp_path / "r.jsonl")) == 2

@@ -156,6 +156,18 @@ def test_labels_and_examples_in_files_beside(tmp_path):
     assert asked("nq", nq, shots=2).before[""] == "Answer these questions:\nQ: t0?\nA: a0\nQ: t1?\nA: a1\n"
 
 
+def test_examples_do_not_tell_whether_there_is_an_answer(tmp_path):
+    """SQuAD's groups are what the model must find out."""
+    squad = [
+        {"title": "t", "context": "c", "question": f"q{i}", "answers": {"text": ["c"] * (i % 2)}} for i in range(4)
+    ]
+    put(tmp_path / "train.jsonl", squad)
+    suite = asked("squad", put(tmp_path / "dev.jsonl", squad[2:]), shots=2)
+    first, second = map(suite.prompt, suite.questions)
+    assert first.removesuffix(suite.questions[0].context) == second.removesuffix(suite.questions[1].context)
+    assert "Question: q0\n\nAnswer: unanswerable\n\nTitle: t" in first and "Question: q1\n\nAnswer: c\n\n" in first
+
+
 def test_bbh_takes_answers_without_reasons_from_its_cot_prompts(tmp_path):
     put(tmp_path / "bbh" / "navigate.json", FORMS["bbh"][0])
     cot = "canary\n-----\nSay where.\n\n" + "\n\n".join(

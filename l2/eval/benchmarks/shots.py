@@ -48,21 +48,19 @@ def reasons(pair: Pair) -> str:
 MOST = 64  # examples that are ever asked for (NaturalQuestions and TriviaQA)
 
 
-def first_of(split: str) -> Examples:
-    """The first questions of another split, of the same group where there are groups."""
+def first_of(split: str, *, of_group: bool = False) -> Examples:
+    """The first questions of another split or, of_group, those of them that are of the same group."""
 
     @functools.cache
     def by_group(source: Source, ask: Ask) -> dict[str, tuple[str, ...]]:
         groups: dict[str, list[str]] = {}
         for question in map(ask, islice(source.read(beside(source.path, split), [split]), 64 * MOST)):
-            group = question.groups[-1] if question.groups else ""
+            group = question.groups[-1] if of_group else ""
             groups.setdefault(group, []).append(question.as_example())
         return {group: tuple(examples[:MOST]) for group, examples in groups.items()}
 
     def examples(source: Source, ask: Ask, group: str) -> Shots:
-        found = by_group(source, ask)
-        mixed = tuple(example for some in found.values() for example in some)
-        return Shots("", found.get(group, () if len(found) > 1 else mixed))
+        return Shots("", by_group(source, ask).get(group if of_group else "", ()))
 
     return examples
 

@@ -20,7 +20,7 @@ PLAIN = by(accuracy=total)
 BOTH = by(accuracy=total, accuracy_norm=per_character)  # the harness's acc and acc_norm
 DIVIDED = by(accuracy=over_prior)
 TEST, DEV = ("test", "validation", "val", "dev"), ("dev", "val", "valid", "validation", "test")
-TRAIN = first_of("train")
+TRAIN, OF_DEV = first_of("train"), first_of("dev", of_group=True)
 CODE_ENDS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 JSONL = reader()
 
@@ -44,7 +44,7 @@ _COT = fixed("gsm8k", question_and_answer)
 _TRUTHFUL = fixed("truthfulqa", question_and_answer)
 _MC = Rule(safety.truthfulqa_mc1, by(mc1=total), shots=6, examples=_TRUTHFUL)
 _TOLD = Rule(safety.bold, judge=safety.sentiment, temperature=0.1, top_p=0.9, tokens=64)  # decoding: paper §4.1
-_MMLU = Rule(exams.mmlu, PLAIN, shots=5, examples=first_of("dev"), head=exams.MMLU_HEAD)
+_MMLU = Rule(exams.mmlu, PLAIN, shots=5, examples=OF_DEV, head=exams.MMLU_HEAD)
 _BBH = Rule(exams.bbh, judge=exams.exact_text, stops=("Q:", "\n\n"), tokens=64, shots=3, examples=exams.bbh_examples)
 _HUMANEVAL = Rule(programs.humaneval, judge=programs.passed_scores, stops=CODE_ENDS, tokens=512, temperature=0.1,
                   top_p=0.95, program=programs.humaneval_program)  # fmt: skip
@@ -62,7 +62,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "agieval": Benchmark(
         reader(named="exam", only=exams.AGIEVAL, less=r"\.(test|dev)$"), TEST,
-        *both(Rule(exams.agieval, PLAIN, shots=3, examples=first_of("dev")), ask=exams.agieval_ready, choose=BOTH,
+        *both(Rule(exams.agieval, PLAIN, shots=3, examples=OF_DEV), ask=exams.agieval_ready, choose=BOTH,
                  shots=0), macro=True,
     ),
     "gsm8k": Benchmark(
