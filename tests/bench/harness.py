@@ -297,7 +297,7 @@ def speed(folder: Path, rounds: int, count: int, whole: int, batch: int) -> None
     peer = Timed(pretrained=str(model), dtype="float32", device="cpu", batch_size=batch)
     run_task(subject, read_task("boolq", str(files["boolq"]), Asking("harness", 0)))  # compiles what is to be compiled
     for name, shots in CASES:
-        names = [f"mmlu_{subject}" for subject in SUBJECTS] if name == "mmlu" else [name]
+        names = [f"mmlu_{field}" for field in SUBJECTS] if name == "mmlu" else [name]
         task = read_task(name, str(files[name]), Asking("harness", shots))
         asked = {"mmlu": 5} if name == "mmlu" else {name: shots}
 
@@ -305,7 +305,7 @@ def speed(folder: Path, rounds: int, count: int, whole: int, batch: int) -> None
             theirs(peer, files, folder / "tasks", names, asked)
             return peer.took
 
-        def own(task: Task = task) -> float:
+        def own(task: Task = task, subject: Subject = subject) -> float:
             return seconds(lambda: run_task(subject, task))
 
         in_turns(f"{name}, {shots}-shot", count // 4 * 4, rounds, {"l2": own, "lm-eval": other})
@@ -324,7 +324,7 @@ def speed(folder: Path, rounds: int, count: int, whole: int, batch: int) -> None
 def once(folder: Path, model: str, name: str) -> None:
     """One run of lm-eval, as its own command would be."""
     files = {path.name: path for path in (folder / "files").iterdir()}
-    names = [f"mmlu_{subject}" for subject in SUBJECTS] if name == "mmlu" else [name]
+    names = [f"mmlu_{field}" for field in SUBJECTS] if name == "mmlu" else [name]
     theirs(Path(model), files, folder / "tasks", names)
 
 
