@@ -24,8 +24,9 @@ def contam(
         str | None, typer.Option("--tokenizer", help="tokenizer.model; default: the one beside the shards.")
     ] = None,
     metric: Annotated[
-        str, typer.Option("--metric", help="Field with each sample's result, a number or true and false.")
-    ] = "correct",
+        str | None,
+        typer.Option("--metric", help="Each sample's result: a field, or one of its scores.", show_default="the first"),
+    ] = None,
     index: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +71,7 @@ def contam(
         found = measure_contamination(records, opened, vocabulary, metric, kept, progress)
     for each in found:
         _tell(console, each)
-    results = contamination_records(found, metric, records)
+    results = contamination_records(found, records)
     if samples is not None:
         write_records(samples, (item for each in found for item in each.items))
     write_records(output, results)

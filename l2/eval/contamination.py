@@ -90,9 +90,10 @@ def affected(found: Mapping[str, Subset]) -> bool:
 
 
 class Contaminated(NamedTuple):
-    """A task: its items with their shares, its subsets by length (None without scores), whether they are affected."""
+    """A task: the metric, its items with their shares, and its subsets by length (None without results)."""
 
     task: str
+    metric: str
     items: list[dict[str, Any]]
     tables: dict[int, dict[str, Subset]] | None
 
@@ -103,39 +104,49 @@ class Contaminated(NamedTuple):
 
 
 def verbalised(record: Record) -> str:
-    """All that a sample says: its `prompt`, a text or messages, and the `target` where there is one.
+    """All that a sample says: its `prompt`, a text or messages, and the right answer, where it has one.
 
-    Raises BadInput where the prompt is neither.
+    That is `target` or the first of them, the first of `targets`, or the first of `options` that is `right`. Raises
+    BadInput where the prompt is neither.
     """
     prompt = record.need("prompt", (str, list))
     if isinstance(prompt, list):
         if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in prompt):
             raise BadInput(record.where, f"a prompt {prompt!r:.60}", "a text, or messages with their contents")
         prompt = "\n".join(turn["content"] for turn in prompt)
+    right = [record["options"][i] for i in record.get("right") or []] if "options" in record else []
     target = record.get("target")
-    return f"{prompt} {target}" if isinstance(target, str) else prompt
+    answers = [*right, *(record.get("targets") or []), *(target if isinstance(target, list) else [target])]
+    answer = next((answer for answer in answers if isinstance(answer, str)), None)
+    return prompt if answer is None else f"{prompt} {answer}"
 
 
-def _scores(records: Sequence[Record], metric: str) -> Floats | None:
-    """The samples' results, or None where not one has the field. Raises BadInput where only some have."""
-    if not any(metric in record for record in records):
-        return None
-    return np.array([float(record.need(metric, (bool, int, float))) for record in records])
+def _results(records: Sequence[Record], metric: str | None) -> tuple[str, Floats | None]:
+    """The metric and the samples' results by it, None where not one has them: a field, or one of `scores`.
+
+    Without a metric it is `correct`, or the first of the scores. Raises BadInput where only some have it.
+    """
+    found = [Record({**record, **(record.get("scores") or {})}, record.where) for record in records]
+    if metric is None:
+        metric = "correct" if "correct" in found[0] else next(iter(records[0].get("scores") or {}), "correct")
+    if not any(metric in record for record in found):
+        return metric, None
+    return metric, np.array([float(record.need(metric, (bool, int, float))) for record in found])
 
 
 def measure_contamination(
     records: Sequence[Record],
     shards: Sequence[Shard],
     tokenizer: Tokenizer,
-    metric: str = "correct",
+    metric: str | None = None,
     kept: Path | None = None,
     on_progress: OnProgress = ignore,
 ) -> list[Contaminated]:
-    """Each task among `records` (samples with prompt, task and their result under `metric`) against the shards.
+    """Each task among `records` (samples with prompt, task and result, see `_results`) against the shards.
 
     Raises BadInput for a record without a prompt, and where some of a task's records have no result.
     """
-    scores = {task: _scores(of, metric) for task, of in _by_task(records).items()}
+    scores = {task: _results(of, metric) for task, of in _by_task(records).items()}
     rows = tokenizer.encode_batch([verbalised(record) for record in records])
     found = shares(rows, shards, kept, on_progress)
     items = [
@@ -144,10 +155,10 @@ def measure_contamination(
     ]
     results = []
     for task, of in _by_task(items).items():
-        known = scores[task]
+        measured, known = scores[task]
         share = {n: np.array([item["contaminated"][str(n)] for item in of]) for n in LENGTHS}
         tables = None if known is None else {n: subsets(share[n], known) for n in LENGTHS}
-        results.append(Contaminated(task, list(of), tables))
+        results.append(Contaminated(task, measured, list(of), tables))
     return results
 
 
@@ -158,7 +169,7 @@ def _by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def contamination_records(found: Sequence[Contaminated], metric: str, inputs: Sequence[Record]) -> list[dict[str, Any]]:
+def contamination_records(found: Sequence[Contaminated], inputs: Sequence[Record]) -> list[dict[str, Any]]:
     """Result records: the mean share by length and, with scores, the four subsets of each."""
     common = {
         "protocol": "token runs, 4 mismatches",
@@ -167,7 +178,7 @@ def contamination_records(found: Sequence[Contaminated], metric: str, inputs: Se
         "l2_version": version(),
     }
     results: list[dict[str, Any]] = []
-    for task, items, tables in found:
+    for task, metric, items, tables in found:
         model = items[0].get("model")
         for length in LENGTHS:
             mean = float(np.mean([item["contaminated"][str(length)] for item in items]))

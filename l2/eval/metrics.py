@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -72,15 +73,57 @@ def likeliest(loglikelihoods: Sequence[float], choices: Sequence[str]) -> int:
     return max(range(len(choices)), key=lambda i: loglikelihoods[i] / len(choices[i]))
 
 
-def normalised(answer: str) -> str:
-    """An answer as SQuAD compares it: lower case, without punctuation, articles and spare spaces.
-
-    An answer of which nothing would be left, such as the choice "A", stays as it is (ours).
-    """
+def squad_form(answer: str) -> str:
+    """An answer as SQuAD compares it: lower case, without punctuation, articles and spare spaces."""
     plain = " ".join(answer.lower().split())
-    return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split()) or plain
+    return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split())
+
+
+def normalised(answer: str) -> str:
+    """`squad_form`; an answer of which nothing would be left, such as the choice "A", stays as it is (ours)."""
+    return squad_form(answer) or " ".join(answer.lower().split())
 
 
 def exact_match(answer: str, targets: Sequence[str]) -> bool:
     """Whether `answer` is one of `targets`, both `normalised`."""
     return normalised(answer) in map(normalised, targets)
+
+
+def word_f1(answer: str, target: str) -> float:
+    """Harmonic mean of the words' precision and recall, as SQuAD counts them; 1 where both have none."""
+    ours, theirs = squad_form(answer).split(), squad_form(target).split()
+    if not (ours and theirs):
+        return float(ours == theirs)
+    return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that one of k answers is right, unbiased, from n >= k with `correct` right ones (Chen et al. 2021)."""
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def most_frequent(answers: Sequence[str]) -> str:
+    """The commonest of `answers` but the empty, the first of equals (majority voting, LLaMA-1 §3.4)."""
+    counts = Counter(answer for answer in answers if answer)
+    return max(counts, key=counts.__getitem__) if counts else ""
+
+
+def clustered(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """The mean, with a standard error that takes each cluster, such as the questions of a passage, as sampled whole.
+
+    n counts the values.
+    """
+    sums: dict[str, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums.setdefault(cluster, []).append(value)
+    estimate = ratio([math.fsum(some) for some in sums.values()], [len(some) for some in sums.values()])
+    return estimate._replace(n=len(values))
+
+
+def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates; its standard error is unknown where one of theirs is."""
+    errors = [estimate.stderr for estimate in estimates]
+    known = [error for error in errors if error is not None]
+    stderr = math.hypot(*known) / len(estimates) if len(known) == len(estimates) else None
+    value = math.fsum(estimate.value for estimate in estimates) / len(estimates)
+    return Estimate(value, stderr, sum(estimate.n for estimate in estimates))

@@ -17,7 +17,6 @@ from l2.model.checkpoint import check_vocabulary, load_language_model
 from l2.model.device import keep_memory, pick_device
 from l2.tokens.tokenizer import load_tokenizer
 
-TOGETHER = 16  # windows of a document read at once
 WORST = 256.0  # of a model that knows nothing of a byte; beyond it differences say nothing
 
 
@@ -38,7 +37,7 @@ def load_perplexity(directory: str, device: str = "auto") -> Callable[[str], flo
     def perplexity(text: str) -> float:
         row = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
         contexts, continuations = zip(*windows(row, model.config.max_seq_len), strict=True)
-        nats = -sum(loglikelihood(model, contexts, continuations, TOGETHER))
+        nats = -sum(loglikelihood(model, contexts, continuations))
         return round(exp(min(nats / max(1, len(text.encode())), log(WORST))), 4)
 
     return perplexity

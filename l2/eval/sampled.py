@@ -40,7 +40,8 @@ def answer_exactly(subject: Subject, records: Sequence[Record], on_progress: OnP
     for record, target, (answer,) in zip(records, targets, answers, strict=True):
         response = subject.tokenizer.decode(answer.tokens).partition("\n")[0].strip()
         correct = exact_match(response, [target] if isinstance(target, str) else target)
-        items.append({"id": record.identity, "response": response, "target": target, "correct": correct})
+        item = {"id": record.identity, "prompt": record["prompt"], "response": response, "target": target}
+        items.append(item | {"correct": correct})
     return items
 
 

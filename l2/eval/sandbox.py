@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
     (the sandbox's own two among them), bytes of a file and of all that is in /tmp.
     """
 
-    seconds: float = 5.0
+    seconds: float = 10.0
     cpu_seconds: int = 4
     memory: int = 512 << 20
     processes: int = 10
@@ -91,9 +91,17 @@ def _python(anybodys: bool) -> str:
     return own
 
 
+def _is_root() -> bool:
+    """Whether we are the machine's root, or a container's with users of its own: not one in name alone."""
+    with suppress(OSError):
+        ranges = [list(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        return os.geteuid() == 0 and any(first <= NOBODY < first + count for first, _, count in ranges)
+    return os.geteuid() == 0
+
+
 def _boxed(limits: Limits) -> list[str]:
     """The same command in a sandbox. Raises L2Error where bubblewrap, or what root needs, is missing."""
-    bubblewrap, setpriv, root = shutil.which("bwrap"), shutil.which("setpriv"), os.geteuid() == 0
+    bubblewrap, setpriv, root = shutil.which("bwrap"), shutil.which("setpriv"), _is_root()
     if bubblewrap is None:
         raise L2Error("model-written code runs in bubblewrap alone: install it (apt-get install bubblewrap)")
     if root and setpriv is None:
@@ -117,7 +125,6 @@ def _run(command: Sequence[str], limits: Limits, program: str) -> Verdict:
     report, ended = b"", False
     # A file, not a pipe: a process that doesn't read can't hold us up.
     with tempfile.TemporaryFile() as source, tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # bubblewrap, as nobody, starts there
         source.write(key + b"\n" + program.encode("utf-8", "surrogatepass"))
         source.seek(0)
         deadline = time.monotonic() + limits.seconds
@@ -156,6 +163,13 @@ def _checked(command: Sequence[str]) -> Sequence[str]:
             "runs in one alone"
         )
     return command
+
+
+def executor(*, unsafe: bool = False) -> Callable[[Sequence[str], OnProgress], list[bool]]:
+    """What runs programs and says which pass (see `run`). Raises L2Error where there is no sandbox to be had."""
+    if not unsafe:
+        _checked(_boxed(Limits()))
+    return lambda programs, on_progress: [v.passed for v in run(programs, unsafe=unsafe, on_progress=on_progress)]
 
 
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 
 from l2.eval.metrics import Estimate, likeliest, mean, ratio
@@ -14,6 +15,7 @@ from l2.generate.scoring import loglikelihood
 from l2.tokens.tokenizer import Tokenizer
 
 Ids = list[int]
+THREADS = os.cpu_count() or 1  # of the tokenizer; the ids are the same for any
 
 
 def windows(ids: Ids, length: int) -> Iterator[tuple[Ids, Ids]]:
@@ -38,7 +40,7 @@ def score_documents(subject: Subject, records: Sequence[Record], on_progress: On
     length = subject.model.config.max_seq_len
     pieces = [(i, *window) for i, row in enumerate(rows) for window in windows(row, length)]
     _, contexts, continuations = zip(*pieces, strict=True)
-    nats = loglikelihood(subject.language_model, contexts, continuations, subject.batch_size, on_progress)
+    nats = loglikelihood(subject.language_model, contexts, continuations, on_progress)
     bits = [0.0] * len(rows)
     for (i, *_), value in zip(pieces, nats, strict=True):
         bits[i] -= value / math.log(2)
@@ -70,33 +72,43 @@ def answer_index(record: Record) -> int:
     return index
 
 
-def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[Ids, Ids]:
-    """Ids of the two texts written as one, cut in two where the ids of `context` alone cease to be a prefix."""
-    start = [tokenizer.bos_id, *tokenizer.encode(context)]
-    whole = [tokenizer.bos_id, *tokenizer.encode(context + continuation)]
-    cut = len(start)
-    while start[:cut] != whole[:cut]:
-        cut -= 1
-    return whole[:cut], whole[cut:]
+def encode_continuations(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+    """Ids of the two texts of each pair written as one, cut where the ids of the first alone cease to be a prefix."""
+    contexts = list(dict.fromkeys(context for context, _ in pairs))
+    alone = dict(zip(contexts, tokenizer.encode_batch(contexts, THREADS), strict=True))
+    wholes = tokenizer.encode_batch([context + continuation for context, continuation in pairs], THREADS)
+    rows = []
+    for (context, _), ids in zip(pairs, wholes, strict=True):
+        start = [tokenizer.bos_id, *alone[context]]
+        whole = [tokenizer.bos_id, *ids]
+        cut = len(start)
+        while start[:cut] != whole[:cut]:
+            cut -= 1
+        rows.append((whole[:cut], whole[cut:]))
+    return rows
+
+
+def _question(record: Record) -> str:
+    return f"Question: {record.need('question')}\nAnswer:"
 
 
 def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
     """Log-likelihood, in nats, of each choice after "Question: {question}\\nAnswer:", and which one is chosen."""
     answers = [answer_index(record) for record in records]
-    rows = []
-    for record in records:
-        prompt = f"Question: {record.need('question')}\nAnswer:"
-        for choice in record["choices"]:
-            rows.append(encode_continuation(subject.tokenizer, prompt, f" {choice}"))
-            fit(record, len(rows[-1][0]) + len(rows[-1][1]), subject.model.config.max_seq_len)
+    asked = [(record, f" {choice}") for record in records for choice in record["choices"]]
+    pairs = [(_question(record), choice) for record, choice in asked]
+    rows = encode_continuations(subject.tokenizer, pairs)
+    for (record, _), (context, continuation) in zip(asked, rows, strict=True):
+        fit(record, len(context) + len(continuation), subject.model.config.max_seq_len)
     subject.show(rows[0][0] + rows[0][1])
     contexts, continuations = zip(*rows, strict=True)
-    nats = iter(loglikelihood(subject.language_model, contexts, continuations, subject.batch_size, on_progress))
+    nats = iter(loglikelihood(subject.language_model, contexts, continuations, on_progress))
     items = []
     for record, answer in zip(records, answers, strict=True):
         scores = [next(nats) for _ in record["choices"]]
         chosen = likeliest(scores, record["choices"])
-        item = {"id": record.identity, "loglikelihoods": scores, "chosen": chosen, "answer": answer}
+        said = {"id": record.identity, "prompt": _question(record), "options": record["choices"], "right": [answer]}
+        item = said | {"loglikelihoods": scores, "chosen": chosen, "answer": answer}
         items.append(item | {"correct": chosen == answer})
     return items
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
+from l2.files.progress import OnProgress
 from l2.generate.engine import Sampler, Sampling
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer
 
 Item = dict[str, Any]  # what came of one record, or of one turn of it
+Execute = Callable[[Sequence[str], OnProgress], Sequence[bool]]
 
 
 def _nobody(ids: Sequence[int]) -> None:
@@ -26,6 +28,7 @@ class Subject:
     A reward model ranks preferences, and a language model does everything else; a server in its place only answers.
     chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
     baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
+    execute: runs programs, in a sandbox, and says which end well. toxicity: scores a text from 0 to 1.
     attention: dialogs under an instruction are measured for how much of it goes to the instruction, too.
     """
 
@@ -38,6 +41,8 @@ class Subject:
     rewards: Mapping[str, ScalarModel] = field(default_factory=dict)
     baseline: tuple[str, LanguageModel] | None = None
     show: Callable[[Sequence[int]], None] = _nobody
+    execute: Execute | None = None
+    toxicity: Callable[[str], float] | None = None
     attention: bool = False
 
     @property

@@ -6,8 +6,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+from l2.eval.benchmarks.asking import ask_suite, check_suite
+from l2.eval.benchmarks.suite import Asking, Suite, averages, measured, read_suite
+from l2.eval.benchmarks.table import BENCHMARKS, GROUPS, benchmark_named
 from l2.eval.metrics import Estimate
 from l2.eval.pairs import measure_pairs, score_pairs
 from l2.eval.sampled import (
@@ -27,6 +31,8 @@ from l2.eval.scored import (
     score_documents,
 )
 from l2.eval.subject import Item, Subject
+from l2.eval.word_problems import NAMES as WORD_PROBLEMS
+from l2.eval.word_problems import measure_solved, read_problems, solve
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record, read_records
 from l2.files.manifest import sha256_records, version
@@ -57,6 +63,9 @@ KINDS = {
     ),
     "preferences": Kind(("prompt", "chosen", "rejected"), score_pairs, measure_pairs, "score at EOS", "rewards"),
     "exact match": Kind(("prompt", "target"), answer_exactly, measure_exact, "greedy {form}, {tokens} new tokens"),
+    "word problems": Kind(
+        ("problem", "number"), solve, measure_solved, "greedy {form}, calculator, {tokens} new tokens"
+    ),
     "dated facts": Kind(("prompt", "answer", "date"), ask_dates, measure_dates, _SAMPLED),
     "instructions": Kind(("messages", "constraint"), ask_dialogs, measure_dialogs, _SAMPLED),
     "documents": Kind(
@@ -68,11 +77,22 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A named file of records, and their kind (a key of KINDS)."""
+    """A named file of records, and their kind (a key of KINDS), or a benchmark, whose kind is "benchmark"."""
 
     name: str
     kind: str
-    records: Sequence[Record]
+    records: Sequence[Record] = ()
+    suite: Suite | None = None
+
+    def rules(self) -> Kind:
+        """How it is run and measured."""
+        suite = self.suite
+        if suite is None:
+            return KINDS[self.kind]
+        asks = "log-likelihoods" if suite.rule.choose else "answers"
+        measure = partial(measured, macro=suite.macro)
+        return Kind((), lambda subject, _, on_progress: ask_suite(subject, suite, on_progress), measure,
+                    suite.protocol, asks)  # fmt: skip
 
 
 def kind_of(record: Record) -> str:
@@ -84,9 +104,14 @@ def kind_of(record: Record) -> str:
     raise BadInput(record.where, f"fields {sorted(record)}", f"those of a task: {needs}")
 
 
-def read_task(name: str, path: str) -> Task:
-    """The task in a JSONL file (or a pattern of them), of the kind of its first record."""
-    records = list(read_records([path]))
+def read_task(name: str, path: str, asking: Asking | None = None) -> Task:
+    """The benchmark that `name` names, of the files at `path`, asked as `asking` says; or the task in a JSONL file (or
+    a pattern of them), of the kind of its first record.
+    """
+    benchmark = benchmark_named(name)
+    if benchmark:
+        return Task(benchmark, "benchmark", suite=read_suite(benchmark, path, asking or Asking()))
+    records = list(read_problems(path) if name in WORD_PROBLEMS else read_records([path]))
     return Task(name, kind_of(records[0]), records)
 
 
@@ -94,13 +119,15 @@ def check(subject: Subject, tasks: Sequence[Task]) -> None:
     """Raises UsageError for a task that `subject` can't do, before anything is run."""
     scalar = isinstance(subject.model, ScalarModel)
     for task in tasks:
-        asks = KINDS[task.kind].asks
+        asks = task.rules().asks
         if scalar != (asks == "rewards"):
             found, asked = ("reward", "language") if scalar else ("language", "reward")
             raise UsageError(f"{task.name} ({task.kind}) asks a {asked} model, and {subject.name} is a {found} model")
         if asks == "log-likelihoods" and not isinstance(subject.model, LanguageModel):
-            can = ", ".join(name for name, kind in KINDS.items() if kind.asks == "answers")
+            can = "some benchmarks, " + ", ".join(name for name, kind in KINDS.items() if kind.asks == "answers")
             raise UsageError(f"{task.name} ({task.kind}) needs {asks}, and --endpoint gives answers alone: {can}")
+        if task.suite:
+            check_suite(subject, task.suite)
         if task.kind == "prompts" and not subject.rewards:
             raise UsageError(f"{task.name} (prompts) needs a judge: give --rm NAME=DIR")
     if subject.attention and not isinstance(subject.model, LanguageModel):
@@ -113,47 +140,79 @@ def check(subject: Subject, tasks: Sequence[Task]) -> None:
 
 def run_task(subject: Subject, task: Task, on_progress: OnProgress = ignore) -> tuple[list[Item], dict[str, Estimate]]:
     """The items and the metrics of a task (see `check`). Raises L2Error where a metric is no number."""
-    kind = KINDS[task.kind]
+    kind = task.rules()
     items = kind.run(subject, task.records, on_progress)
     metrics = kind.measure(items)
     for name, estimate in metrics.items():
         if not math.isfinite(estimate.value):
             raise L2Error(f"{task.name}: {name} is {estimate.value}; the model's weights are broken")
-    return [{"task": task.name, **item} for item in items], metrics
+    return [{"task": task.name, "kind": task.kind, **item} for item in items], metrics
+
+
+def settings_of(subject: Subject, task: Task, sha256: str | None) -> dict[str, Any]:
+    """What results and items say of the model and of the task. `sha256` is of the model, None where it isn't here.
+
+    task_version names our version and the records' hash.
+    """
+    suite, sampling = task.suite, subject.sampling
+    if suite:
+        protocol, shots, of_task = suite.protocol, suite.shots, suite.version
+    else:
+        protocol = KINDS[task.kind].protocol.format(
+            form="chat" if subject.chat else "raw",
+            tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            context=subject.model.config.max_seq_len,
+        )
+        shots, of_task = 0, f"{VERSION}-{sha256_records(list(task.records))[:12]}"
+    settings: dict[str, Any] = {"shots": shots, "protocol": protocol, "task_version": of_task}
+    if suite and suite.rule.judge:
+        rule = suite.rule
+        settings |= {"temperature": rule.temperature, "samples": suite.samples, "max_new_tokens": rule.tokens}
+        settings |= {"seed": sampling.seed} if rule.temperature else {}
+    return settings | {"model": subject.name, "model_sha256": sha256}
 
 
 def result_records(
-    subject: Subject, task: Task, metrics: Mapping[str, Estimate], sha256: str | None
+    task: str,
+    metrics: Mapping[str, Estimate],
+    settings: Mapping[str, Any],
+    baseline: str | None = None,
+    cut: int = 0,
 ) -> list[dict[str, Any]]:
-    """Result records, one a metric. `sha256` is of the model, None where its weights are not here.
+    """Result records, one a metric; `settings` as of `settings_of`.
 
-    task_version names our version and the records' hash. Some have an `interval` (95 %) or a `curve` of numbers, and
-    all of a comparison the `baseline`.
+    Some have an `interval` (95 %) or a `curve` of numbers, and win rates the `baseline`. `cut` is the number of
+    questions whose prompts were too long for the model and lost their beginning.
     """
-    settings = subject.sampling
-    protocol = KINDS[task.kind].protocol.format(
-        form="chat" if subject.chat else "raw",
-        tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        seed=settings.seed,
-        context=subject.model.config.max_seq_len,
-    )
-    common = {
-        "shots": 0,
-        "protocol": protocol,
-        "task_version": f"{VERSION}-{sha256_records(list(task.records))[:12]}",
-        "model": subject.name,
-        "model_sha256": sha256,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "l2_version": version(),
-    }
+    common = {**settings, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "l2_version": version()}
+    common |= {"cut": cut} if cut else {}
     results = []
     for metric, found in metrics.items():
-        result = {"task": task.name, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}
+        result = {"task": task, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n, **common}
         for name in ("interval", "curve"):
             if getattr(found, name) is not None:
                 result[name] = getattr(found, name)
-        if metric.startswith("win_rate") and subject.baseline is not None:
-            result["baseline"] = subject.baseline[0]
-        results.append(result | common)
+        if metric.startswith("win_rate") and baseline is not None:
+            result["baseline"] = baseline
+        results.append(result)
     return results
+
+
+AVERAGED = ("protocol", "model", "model_sha256")
+
+
+def group_records(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Result records of Table 3's groups, of which every part is among `results` of benchmarks of one model."""
+    values: dict[str, dict[str, Estimate]] = {}
+    for result in results:
+        if result["task"] in BENCHMARKS:
+            estimate = Estimate(result["value"], result["stderr"], result["n"])
+            values.setdefault(result["task"], {})[result["metric"]] = estimate
+    records = []
+    for group, estimate in averages(values).items():
+        parts = [result for result in results if result["task"] in GROUPS[group]]
+        shared = {field: parts[0][field] for field in AVERAGED}
+        records += result_records(f"group/{group}", {"average": estimate}, {"parts": list(GROUPS[group]), **shared})
+    return records

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby, takewhile
+from itertools import pairwise, takewhile
 
 import numpy as np
 import torch
@@ -27,43 +27,65 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> Sequence[int]:
     return least[: min(same, min(map(len, rows)) - 1)]
 
 
+def shared_with_previous(texts: Sequence[Sequence[int]]) -> list[int]:
+    """How many tokens each of the sorted `texts` shares with the one before it, less than all of that one; 0 first."""
+    rows = [np.array(text) for text in texts]
+    shared = [0] * len(rows)
+    for i in range(1, len(rows)):
+        length = min(len(rows[i - 1]) - 1, len(rows[i]))
+        differ = rows[i - 1][:length] != rows[i][:length]
+        shared[i] = int(differ.argmax()) if differ.any() else length
+    return shared
+
+
 class Plan:
     """Texts as spans, the last of each being what it shares with no other (kernels.py: spans_of)."""
 
-    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
-        """texts: sorted, so that those which begin alike stand side by side; each has a token at least."""
+    def __init__(self, texts: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> None:
+        """texts: sorted, all different, none empty. wanted: the states of how many last tokens are asked for; 1."""
+        self.texts, self.wanted = texts, wanted or [1] * len(texts)
+        self.shared = shared_with_previous(texts)
         self.tokens: list[int] = []
         self.counts: list[int] = []
-        self.asked: list[int] = []  # the end of each text
+        self.asked: list[int] = []  # of how many tokens of each span, the last ones
         self.parents: list[int] = []
-        self._grow(texts, 0, 0, -1)
+        self.parts: list[list[tuple[int, int]]] = [[] for _ in texts]  # spans that hold what is asked of a text
+        self._grow(0, len(texts), 0, -1)
 
-    def _grow(self, texts: Sequence[Sequence[int]], start: int, depth: int, parent: int) -> None:
-        """Spans for `texts` from `start` on, which is the end of `parent`; they begin with the same `depth` tokens."""
-        for _, alike in groupby(texts, key=lambda text: text[depth]):
-            some = list(alike)
-            same = len(common_prefix(some))
-            if len(some) > 1 and same - start >= SHARED:
-                self._add(some[0][start:same], parent, asked=0)
-                self._grow(some, same, same, len(self.counts) - 1)
-            else:
-                going = [text for text in some if len(some) > 1 and len(text) > depth + 1]
-                for text in some[: len(some) - len(going)]:
-                    self._add(text[start:], parent, asked=1)
-                if going:
-                    self._grow(going, start, depth + 1, parent)
+    def _grow(self, low: int, high: int, start: int, parent: int) -> None:
+        """Spans for the texts from `low` to `high` from token `start` on, which is the end of `parent`."""
+        cuts = [low, *(i for i in range(low + 1, high) if self.shared[i] < start + SHARED), high]
+        for first, end in pairwise(cuts):
+            one = end - first == 1
+            stop = len(self.texts[first]) if one else min(self.shared[first + 1 : end])
+            span = len(self.counts)
+            self._add(first, end, start, stop, parent)
+            if not one:
+                self._grow(first, end, stop, span)
 
-    def _add(self, tokens: Sequence[int], parent: int, asked: int) -> None:
-        self.tokens.extend(tokens)
-        self.counts.append(len(tokens))
-        self.asked.append(asked)
+    def _add(self, first: int, end: int, start: int, stop: int, parent: int) -> None:
+        """The span of tokens `start` to `stop` of all texts from `first` to `end`."""
+        span, most = len(self.counts), 0
+        for i in range(first, end):
+            count = min(stop - start, stop - (len(self.texts[i]) - self.wanted[i]))
+            if count > 0:
+                self.parts[i].append((span, count))
+                most = max(most, count)
+        self.tokens.extend(self.texts[first][start:stop])
+        self.counts.append(stop - start)
+        self.asked.append(most)
         self.parents.append(parent)
+
+    def places(self) -> list[np.ndarray]:
+        """For each text, where its states stand among all that are asked for, in the order of its tokens."""
+        ends = np.cumsum(self.asked)
+        return [np.concatenate([np.arange(ends[span] - n, ends[span]) for span, n in part]) for part in self.parts]
 
 
 def read(
     model: LanguageModel | ScalarModel, kernels: Kernels, tokens: Sequence[int], spans: np.ndarray, cache: KVCache
 ) -> Tensor:
-    """Hidden states [A, D] after the final norm, of the last token of each of the `spans` that ask for it.
+    """Hidden states [A, D] after the final norm, of the last tokens of `spans`, as many of each as it asks for.
 
     The keys and values of all of them go to the pages that `spans` name of `cache`; one of a single layer is used for
     each layer in turn.
@@ -73,7 +95,9 @@ def read(
     for count, held, parent in spans[:, [COUNT, HELD, PARENT]].tolist():
         reach.append(held + count + (reach[parent] if parent >= 0 else 0))
     table = angles(config, max(reach), model.device)
-    asked_A = torch.from_numpy(spans[:, COUNT].cumsum()[spans[:, ASKED] > 0] - 1)
+    asked = spans[:, ASKED]
+    back = np.repeat(asked.cumsum(), asked) - np.arange(asked.sum())  # each counted from the end of its span
+    asked_A = torch.from_numpy(np.repeat(spans[:, COUNT].cumsum(), asked) - back)
     every = spans.copy()
     every[:, ASKED] = every[:, COUNT]
     x_ND = model.model.embed_tokens.weight[torch.tensor(tokens)]
@@ -100,12 +124,17 @@ def read_prompts(model: LanguageModel, kernels: Kernels, prompts: Sequence[Seque
     return cache, read(model, kernels, [token for prompt in prompts for token in prompt], spans, cache)
 
 
-def read_ends(model: LanguageModel | ScalarModel, kernels: Kernels, texts: Sequence[Sequence[int]]) -> Tensor:
-    """Hidden states [B, D] at the last token of each text; what several begin with is read once."""
-    order = sorted(range(len(texts)), key=lambda i: tuple(texts[i]))
-    plan = Plan([texts[i] for i in order])
+def read_plan(model: LanguageModel | ScalarModel, kernels: Kernels, plan: Plan) -> Tensor:
+    """Hidden states [A, D] of all that is asked of the texts of `plan`; what several begin with is read once."""
     pages = -(-np.array(plan.counts) // PAGE)
     spans = spans_of(plan.counts, pages, model.config.n_kv_heads, plan.asked, plan.parents)
     scratch = KVCache(replace(model.config, n_layers=1), 1, int(pages.sum()) * PAGE, model.dtype)
-    hidden_BD = read(model, kernels, plan.tokens, spans, scratch)
-    return hidden_BD[torch.tensor(order).argsort()]
+    return read(model, kernels, plan.tokens, spans, scratch)
+
+
+def read_ends(model: LanguageModel | ScalarModel, kernels: Kernels, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Hidden states [B, D] at the last token of each text."""
+    each = sorted({tuple(text) for text in texts})
+    plan = Plan(each)
+    place = {text: int(where[0]) for text, where in zip(each, plan.places(), strict=True)}
+    return read_plan(model, kernels, plan)[[place[tuple(text)] for text in texts]]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
+from l2.generate.kernels import Kernels
 from l2.generate.layers import kernels_of
-from l2.generate.reading import common_prefix, read_ends
+from l2.generate.reading import Plan, common_prefix, read_ends, read_plan, shared_with_previous
 from l2.model.transformer import KVCache, LanguageModel, ScalarModel
 
 TOGETHER = 2**15  # tokens read at once, with padding, unless one row alone has more: bounds the memory
 CHUNK = 2048  # rows of logits held at once
+PACKED = 2**13  # tokens of trees that are read at once, unless one text alone has more
 SHARING = 0.75  # prefixes are shared where that leaves at most so many of the tokens to read
+
+T = TypeVar("T", bound=Sequence[int])
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -113,43 +118,121 @@ def loglikelihood(
     model: LanguageModel,
     contexts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
-    batch_size: int = 32,
     on_progress: OnProgress = ignore,
 ) -> list[float]:
     """Summed log-probability, in nats, of each continuation after its context; logits are computed for those alone.
 
-    A context that several continuations share is read once, and so is what all contexts begin with, such as the
-    examples of a few-shot prompt. Raises UsageError for an empty context (give BOS at least) and for more tokens than
-    the model's context.
+    A context that several continuations share is read once, and so is what many contexts begin with, such as the
+    examples of a few-shot prompt. What is read together depends on the texts alone, so that there is no batch size to
+    change the last digit. Raises UsageError for an empty context (give BOS at least) and for more tokens than
+    the model's context, of which the last is never read; L2Error when the model gives no numbers.
     """
     if not all(map(len, contexts)):
         raise UsageError("a context has no tokens, not even BOS; nothing gives its first token a probability")
+    longest = max((len(a) + len(b) - 1 for a, b in zip(contexts, continuations, strict=True)), default=0)
+    if longest > model.config.max_seq_len:
+        raise UsageError(f"a text of {longest} tokens exceeds the model's context of {model.config.max_seq_len}")
+    kernels = kernels_of(model)
+    if kernels:
+        return _read_as_trees(model, kernels, contexts, continuations, on_progress)
+    return _read_padded(model, contexts, continuations, on_progress)
+
+
+def _read_as_trees(
+    model: LanguageModel,
+    kernels: Kernels,
+    contexts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    on_progress: OnProgress,
+) -> list[float]:
+    """`loglikelihood` without padding, by what is compiled: all that texts begin with in common is read once."""
+    rows: dict[tuple[int, ...], list[int]] = {}  # by the tokens that are read: many rows may ask about the same
+    for i, (context, more) in enumerate(zip(contexts, continuations, strict=True)):
+        if more:
+            rows.setdefault((*context, *more[:-1]), []).append(i)
+    texts = sorted(rows)
+    sums, done = [0.0] * len(contexts), len(contexts) - sum(map(len, rows.values()))
+    for part in portions(texts, shared_with_previous(texts), PACKED):
+        plan = Plan(part, [max(len(continuations[i]) for i in rows[text]) for text in part])
+        asked = [(i, where) for text, where in zip(part, plan.places(), strict=True) for i in rows[text]]
+        at_N = np.concatenate([where[-len(continuations[i]) :] for i, where in asked])
+        tokens_N = np.concatenate([continuations[i] for i, _ in asked])
+        logprobs_N = _logprobs_at(model, read_plan(model, kernels, plan), at_N, tokens_N)
+        ends = np.cumsum([len(continuations[i]) for i, _ in asked])
+        for (i, _), values in zip(asked, np.split(logprobs_N, ends[:-1]), strict=True):
+            sums[i] = _checked(float(values.sum()))
+        done += len(asked)
+        on_progress(done, len(contexts), "")
+    return sums
+
+
+def portions(texts: Sequence[T], shared: Sequence[int], most: int) -> Iterator[list[T]]:
+    """Sorted texts in turn, as many as have `most` tokens together, what they share with the one before not counted."""
+    part: list[T] = []
+    tokens = 0
+    for text, same in zip(texts, shared, strict=True):
+        more = len(text) - same if part else len(text)
+        if part and tokens + more > most:
+            yield part
+            part, tokens, more = [], 0, len(text)
+        part.append(text)
+        tokens += more
+    if part:
+        yield part
+
+
+def _logprobs_at(model: LanguageModel, hidden_AD: Tensor, at_N: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
+    """Log-probability [N], double, of each token after the hidden state it names; each state meets the head once."""
+    logprobs_N = np.empty(len(at_N))
+    for start in range(0, len(hidden_AD), CHUNK):
+        (here,) = np.nonzero((at_N >= start) & (at_N < start + CHUNK))
+        logits_CV = model.head(hidden_AD[start : start + CHUNK])
+        at, tokens = torch.from_numpy(at_N[here] - start), torch.from_numpy(tokens_N[here])
+        logprobs_N[here] = (logits_CV[at, tokens] - logits_CV.logsumexp(-1)[at]).double().numpy()
+    return logprobs_N
+
+
+def _checked(value: float) -> float:
+    if not math.isfinite(value):
+        raise L2Error(f"the model gives {value} as a score; its weights are broken")
+    return value
+
+
+def _read_padded(
+    model: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    on_progress: OnProgress,
+) -> list[float]:
+    """`loglikelihood` in batches of one length, by torch: on a GPU, or without a compiler."""
     if not contexts:
         return []
-    rows = [[*context, *more] for context, more in zip(contexts, continuations, strict=True)]
+    rows = [[*context, *more[:-1]] for context, more in zip(contexts, continuations, strict=True)]
     each = [tuple(context) for context in contexts]
     head = common_prefix(each)
     once = len(head) + sum(len(context) - len(head) for context in set(each)) + sum(map(len, continuations))
-    worth = once < SHARING * sum(map(len, rows)) and max(map(len, rows)) <= model.config.max_seq_len
+    worth = once < SHARING * sum(map(len, rows))
     prefixes = _Prefixes(model, each, head) if worth else None
     begins = [len(context) - 1 if prefixes else 0 for context in each]
 
     def score(part: list[int]) -> list[float]:
-        tokens_BT, lengths_B = pad([rows[i][begins[i] :] for i in part], model.device)
-        first_B, begins_B = torch.tensor([(len(contexts[i]) - begins[i], begins[i]) for i in part]).to(model.device).T
+        tokens_BT, _ = pad([rows[i][begins[i] :] for i in part], model.device)
+        targets_BT, counts_B = pad([continuations[i] for i in part], model.device)
+        first_B, begins_B = torch.tensor([(len(contexts[i]) - 1 - begins[i], begins[i]) for i in part]).T
+        first_B, begins_B = first_B.to(model.device), begins_B.to(model.device)
         at_T = torch.arange(tokens_BT.shape[1], device=model.device)
         cache = prefixes.of(part, len(at_T)) if prefixes else None
-        hidden_BTD = model.hidden(tokens_BT, begins_B[:, None] + at_T, cache=cache)[:, :-1]
-        asked_BT = (at_T[1:] >= first_B[:, None]) & (at_T[1:] < lengths_B[:, None])
-        targets_N = tokens_BT[:, 1:][asked_BT]
-        logprobs_N, _ = chosen_logprobs(model, hidden_BTD[asked_BT], targets_N)
+        hidden_BTD = model.hidden(tokens_BT, begins_B[:, None] + at_T, cache=cache)
+        asked_BT = (at_T >= first_B[:, None]) & (at_T < (first_B + counts_B)[:, None])
+        wanted_BT = torch.arange(targets_BT.shape[1], device=model.device) < counts_B[:, None]
+        logprobs_N, _ = chosen_logprobs(model, hidden_BTD[asked_BT], targets_BT[wanted_BT])
         sums: list[float] = asked_BT.double().masked_scatter(asked_BT, logprobs_N.double()).sum(1).tolist()
         return sums
 
     def together(i: int) -> tuple[int, tuple[int, ...]]:
         return (-len(each[i]), each[i]) if prefixes else (0, ())
 
-    return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress, together)
+    return by_length(rows, model.config.max_seq_len, len(rows), score, on_progress, together)
 
 
 @torch.inference_mode()

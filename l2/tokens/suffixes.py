@@ -22,7 +22,7 @@ from l2.tokens.shards import Shard
 SEED = 10  # tokens at the start of a match that are all equal (paper §A.6)
 MISMATCHES = 4  # in what follows them; the last token of a match is equal again (paper §A.6)
 PIECE_BYTES = 1 << 27  # of tokens: their suffix array takes four times that while it is made, and twice that afterwards
-MOST = 1000  # places in a piece that a run of SEED tokens is followed from (ours), see `longest_matches`
+MOST = 10_000  # places in a piece that a run of SEED tokens is followed from (ours), see `longest_matches`
 PAIRS = 1 << 20  # pairs of places that are compared at once
 BLOCK = 1 << 22  # suffixes that are filtered at once
 

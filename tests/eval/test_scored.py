@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2.eval.scored import answer_index, encode_continuation, windows
+from l2.eval.scored import answer_index, encode_continuations, windows
 from l2.eval.subject import Subject
 from l2.eval.tasks import run_task
 from l2.files.errors import BadInput, L2Error
@@ -121,7 +121,7 @@ def test_bad_answers_and_choices(choices, answer):
     st.text(st.sampled_from("the cat\n é:"), max_size=12), st.text(st.sampled_from("the cat é"), min_size=1, max_size=9)
 )
 def test_a_continuation_is_encoded_with_its_context(tokenizer, context, continuation):
-    first, more = encode_continuation(tokenizer, context, continuation)
+    ((first, more),) = encode_continuations(tokenizer, [(context, continuation)])
     assert first + more == [1, *tokenizer.encode(context + continuation)]
     alone = [1, *tokenizer.encode(context)]
     assert alone[: len(first)] == first and (alone == first or more[0] != alone[len(first)])

@@ -43,15 +43,22 @@ def compiled_for(model) -> Kernels:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_plan_holds_each_text_once(seed):
-    """Following the parents of each span that is asked for gives back the texts; nothing long is read twice."""
-    texts = sorted(branching(seed))
-    plan = Plan(texts)
+    """Following the parents of each last span gives back the texts, and each state that is asked for is found among
+    those that are given; nothing long is read twice."""
+    texts = sorted({tuple(text) for text in branching(seed)})
+    random = Random(seed)
+    wanted = [random.randrange(1, len(text) + 1) for text in texts]
+    plan = Plan(texts, wanted)
     starts = np.cumsum([0, *plan.counts])
     whole: list[list[int]] = []
     for number, parent in enumerate(plan.parents):
         above = whole[parent] if parent >= 0 else []
         whole.append(above + plan.tokens[starts[number] : starts[number + 1]])
-    assert [text for text, asked in zip(whole, plan.asked, strict=True) if asked] == texts
+    ends = {len(whole) - 1 - whole[::-1].index(list(text)) for text in texts}
+    assert set(range(len(whole))) - set(plan.parents) == ends
+    states = [tuple(text[: len(text) - n + 1 + i]) for text, n in zip(whole, plan.asked, strict=True) for i in range(n)]
+    for text, count, where in zip(texts, wanted, plan.places(), strict=True):
+        assert [states[i] for i in where] == [text[: end + 1] for end in range(len(text) - count, len(text))]
     assert min(plan.counts) > 0 and len(plan.tokens) == sum(plan.counts)
     siblings: dict[int, list[list[int]]] = {}
     for number, parent in enumerate(plan.parents):

@@ -89,7 +89,7 @@ def test_what_can_not_be_scored_is_told():
     with pytest.raises(UsageError, match="65 tokens exceeds the model's context of 64"):
         last_scores(rm, [[1], [1] * 65])
     with pytest.raises(UsageError, match="65 tokens exceeds the model's context of 64"):
-        loglikelihood(model, [[1] * 60], [[1] * 5])
+        loglikelihood(model, [[1] * 60], [[1] * 6])
     with pytest.raises(UsageError, match="no tokens"):
         last_scores(rm, [[1], []])
     with pytest.raises(UsageError, match="no tokens, not even BOS"):

@@ -59,7 +59,7 @@ def corpus_of(seed: int) -> tuple[list[list[int]], list[list[int]]]:
     return [text.tolist() for text in texts], shards
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(["<u2", "<u4"]),
