@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmds.console import Console
+from cmds.console import Console, rank_and_world
 from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
 from cmds.sampling import Prompts
 from l2.files.errors import BadInput, UsageError
@@ -111,6 +111,8 @@ def ppo(
     from l2.model.device import pick_device, pick_dtype
 
     console = Console("ppo", quiet)
+    if (world := rank_and_world()[1]) > 1:
+        raise UsageError(f"ppo runs in one process, and torchrun started {world}; give it one device")
     where = pick_device(device)
     settings = _settings(
         preset,

@@ -118,7 +118,7 @@ for model in "$chat" "$rs" "$ppo"; do
         annotator score answers-$model.jsonl --lexicon raw/lexicon.txt -o gold-$model.jsonl
 done
 for model in "$ppo" "$gatt"; do
-    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl "${short[@]}" \
+    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl --attention "${short[@]}" \
         --samples obeyed-$model.jsonl -o ghost-$model.jsonl
 done
 check=(--check)
@@ -132,4 +132,6 @@ say "11. A short conversation. For more: source .venv/bin/activate; l2 chat --mo
 printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" > questions.txt
 l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system 'Act as a sailor: always start with "Ahoy!"' \
     < questions.txt | paste -d '\n' <(sed 's/^/> /' questions.txt) -
-printf '\nThe story took %d:%02d minutes.\n' $((SECONDS / 60)) $((SECONDS % 60)) >&2
+l2 report . -o report.html --quiet
+printf '\nThe story took %d:%02d minutes; %s tells it with its curves, answers and lineage.\n' \
+    $((SECONDS / 60)) $((SECONDS % 60)) "$home/report.html" >&2
