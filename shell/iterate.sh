@@ -4,7 +4,7 @@
 #   bash shell/iterate.sh [--seed N] [--smoke] [--versions N]
 #
 # Starts from base and sft of shell/quickstart.sh, which it runs that far where they are missing. Run again, it does
-# what is not done, and what depends on something that has changed. --smoke: under 2 minutes after the quickstart's.
+# what is not done, and what depends on something that has changed. --smoke: the same on a handful of prompts.
 # Everything is written to runs/iterate/; at its end stands a table of all versions, and versions.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
