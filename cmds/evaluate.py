@@ -72,6 +72,10 @@ def evaluate(
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="Exact-match prompts as a dialog, or as they are.")
     ] = False,
+    attention: Annotated[
+        bool,
+        typer.Option("--attention", help="How much attention goes to the instruction, too (constraints; Figure 10)."),
+    ] = False,
     temperature: Annotated[
         float | None,
         typer.Option("--temperature", min=0.0, help="0 is greedy.", show_default="the protocol's; 1 for one's own"),
@@ -95,7 +99,8 @@ def evaluate(
     bold. Of any other name the fields of the file decide:
 
     text: bits per byte. question, choices, answer: accuracy by log-likelihood per character (Llama 1). prompt, target:
-    exact match of greedy answers. prompt, chosen, rejected: accuracy of a reward model. prompt alone: mean reward of
+    exact match of greedy answers. prompt, chosen, rejected: a reward model's accuracy, by rating, safety
+    and source too, calibration, unsafe recall, and what predicts as well. prompt alone: mean reward of
     sampled answers by each --rm, and the win rate over --baseline. messages, constraint: share of turns that obey the
     instruction of the first turn (Table 30).
 
@@ -118,6 +123,7 @@ def evaluate(
         asking = Asking(protocol, shots, temperature, max_new_tokens, answers)
         opened = model, endpoint, rm, baseline, device, dtype
         settings = {"seed": seed, "batch_size": batch_size, "chat": chat, "toxicity": toxicity, "show": show}
+        settings["attention"] = attention
         runs = _asked(console, task, asking, opened, settings)
     items: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -165,15 +171,14 @@ def _asked(
     sampling = Sampling(temperature, 1.0, asking.tokens or LONGEST, given["seed"])
     toxicity = load_toxicity(given["toxicity"]) if given["toxicity"] else None
     subject = Subject(name, tested, tokenizer, sampling, given["batch_size"], given["chat"], rewards, beaten, show_ids,
-                      toxicity=toxicity)  # fmt: skip
+                      toxicity=toxicity, attention=given["attention"])  # fmt: skip
     check(subject, tasks)
     model, endpoint, *_ = opened
     sha256 = None if endpoint else model_sha256(model)
     for each in tasks:
         with console.progress(each.name) as progress:
             items, metrics = run_task(subject, each, progress)
-        if each.kind == "instructions":
-            _tell_unasked(console, each, len(items))
+        _tell_unasked(console, each, len(items))
         yield _Run(each.name, items, metrics, settings_of(subject, each, sha256))
 
 
@@ -222,7 +227,15 @@ def _shown(metrics: Mapping[str, Estimate]) -> str:
 
 
 def _tell(console: Console, run: _Run) -> None:
-    """One line of metrics, and one of the prompts that were cut."""
+    """One line of metrics or, of preferences, a table; and what else a reader must know of them."""
+    from l2.eval.pairs import suspicions
+    from l2.eval.tables import metric_table
+
+    if run.items[0]["kind"] == "preferences":
+        console.say(f"{run.task}:\n{metric_table(run.metrics)}")
+        for sentence in suspicions(run.items):
+            console.say(f"warning: {run.task}: {sentence}; too little to tell them apart")
+        return
     console.say(f"{run.task}: {_shown(run.metrics)}")
     cut = [item["cut"] for item in run.items if item.get("cut")]
     if cut:
@@ -233,10 +246,13 @@ def _tell(console: Console, run: _Run) -> None:
 
 
 def _tell_unasked(console: Console, task: Task, asked: int) -> None:
+    """One line of the turns that were never asked, or of the pairs that were left out."""
+    from l2.eval.pairs import left_out
     from l2.eval.sampled import turns_to_judge
 
-    unasked = turns_to_judge(task.records) - asked
-    if unasked:
+    if task.kind == "preferences" and (left := left_out(task.records)):
+        console.say(f"{task.name}: {left:,} pairs left out, of which the rejected answer alone is safe")
+    if task.kind == "instructions" and (unasked := turns_to_judge(task.records) - asked):
         console.say(f"{task.name}: {unasked} turns were not asked, since their dialogs outgrew the model's context")
 
 

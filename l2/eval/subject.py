@@ -29,6 +29,7 @@ class Subject:
     chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
     baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
     execute: runs programs, in a sandbox, and says which end well. toxicity: scores a text from 0 to 1.
+    attention: dialogs under an instruction are measured for how much of it goes to the instruction, too.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Subject:
     show: Callable[[Sequence[int]], None] = _nobody
     execute: Execute | None = None
     toxicity: Callable[[str], float] | None = None
+    attention: bool = False
 
     @property
     def policy(self) -> Sampler:

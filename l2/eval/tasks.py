@@ -13,6 +13,7 @@ from l2.eval.benchmarks.asking import ask_suite, check_suite
 from l2.eval.benchmarks.suite import Asking, Suite, averages, measured, read_suite
 from l2.eval.benchmarks.table import BENCHMARKS, GROUPS, benchmark_named
 from l2.eval.metrics import Estimate
+from l2.eval.pairs import measure_pairs, score_pairs
 from l2.eval.sampled import (
     answer_exactly,
     ask_dates,
@@ -26,10 +27,8 @@ from l2.eval.sampled import (
 from l2.eval.scored import (
     measure_choices,
     measure_documents,
-    measure_preferences,
     score_choices,
     score_documents,
-    score_preferences,
 )
 from l2.eval.subject import Item, Subject
 from l2.files.errors import BadInput, L2Error, UsageError
@@ -60,9 +59,7 @@ KINDS = {
     "multiple choice": Kind(
         ("question", "choices", "answer"), score_choices, measure_choices, "llama", "log-likelihoods"
     ),
-    "preferences": Kind(
-        ("prompt", "chosen", "rejected"), score_preferences, measure_preferences, "score at EOS", "rewards"
-    ),
+    "preferences": Kind(("prompt", "chosen", "rejected"), score_pairs, measure_pairs, "score at EOS", "rewards"),
     "exact match": Kind(("prompt", "target"), answer_exactly, measure_exact, "greedy {form}, {tokens} new tokens"),
     "dated facts": Kind(("prompt", "answer", "date"), ask_dates, measure_dates, _SAMPLED),
     "instructions": Kind(("messages", "constraint"), ask_dialogs, measure_dialogs, _SAMPLED),
@@ -128,6 +125,10 @@ def check(subject: Subject, tasks: Sequence[Task]) -> None:
             check_suite(subject, task.suite)
         if task.kind == "prompts" and not subject.rewards:
             raise UsageError(f"{task.name} (prompts) needs a judge: give --rm NAME=DIR")
+    if subject.attention and not isinstance(subject.model, LanguageModel):
+        raise UsageError("--attention looks into a language model, which an --endpoint or a reward model is not")
+    if subject.attention and not any(task.kind == "instructions" for task in tasks):
+        raise UsageError("--attention is measured on dialogs under an instruction, and no task has a constraint")
     if (subject.rewards or subject.baseline) and not any(task.kind == "prompts" for task in tasks):
         raise UsageError("--rm and --baseline judge answers to prompts, and no task has prompts alone")
 
@@ -177,17 +178,20 @@ def result_records(
 ) -> list[dict[str, Any]]:
     """Result records, one a metric; `settings` as of `settings_of`.
 
-    A win rate also has its `interval` (Wilson, 95 %) and the `baseline`. `cut` is the number of questions whose prompts
-    were too long for the model and lost their beginning.
+    Some have an `interval` (95 %) or a `curve` of numbers, and win rates the `baseline`. `cut` is the number of
+    questions whose prompts were too long for the model and lost their beginning.
     """
     common = {**settings, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "l2_version": version()}
     common |= {"cut": cut} if cut else {}
     results = []
-    for metric, (value, stderr, n, interval) in metrics.items():
-        result = {"task": task, "metric": metric, "value": value, "stderr": stderr, "n": n, **common}
-        if interval is not None and baseline is not None:
-            result |= {"interval": interval, "baseline": baseline}
-        results.append(result)
+    for metric, found in metrics.items():
+        result = {"task": task, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}
+        for name in ("interval", "curve"):
+            if getattr(found, name) is not None:
+                result[name] = getattr(found, name)
+        if metric.startswith("win_rate") and baseline is not None:
+            result["baseline"] = baseline
+        results.append(result | common)
     return results
 
 

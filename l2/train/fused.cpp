@@ -4,6 +4,7 @@
 // Letters: B batch, T positions, K key/value heads, G query heads that share each, C channels of a head, D model width,
 // V vocabulary, N rows. Threads share out rows in order, so that the same number of threads gives the same bits.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -53,15 +54,18 @@ void heads(const SCALAR* x, const float* cos, const float* sin, SCALAR* out, int
 }
 
 // Scores [B·K, R, S] of the queries from position t0 on (R rows of them, G to a position) become weights: the softmax over
-// the positions from[b, t] .. t of each row, zero elsewhere.
-void softmax(SCALAR* scores, const int64_t* from, int64_t B, int64_t T, int64_t K, int64_t G, int64_t R, int64_t S,
-             int64_t t0, int threads) {
+// the positions from[b, t] .. t of each row, zero elsewhere. From position fork[b, 1] on, those from fork[b, 0] to there
+// are left out, too (null: none); a weight of zero needs no more to leave them out of every gradient.
+void softmax(SCALAR* scores, const int64_t* from, const int64_t* fork, int64_t B, int64_t T, int64_t K, int64_t G,
+             int64_t R, int64_t S, int64_t t0, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < B * K * R; row++) {
         int64_t t = t0 + row % R / G, first = from[row / R / K * T + t];
         SCALAR* x = scores + row * S;
         float wide[S];
         float most = -std::numeric_limits<float>::infinity(), total = 0;
+        const int64_t* hidden = fork ? fork + row / R / K * 2 : nullptr;
+        if (hidden && t >= hidden[1]) std::fill(x + hidden[0], x + hidden[1], SCALAR(most));
 #pragma omp simd reduction(max : most)
         for (int64_t s = first; s <= t; s++) {
             wide[s] = x[s];

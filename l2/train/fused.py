@@ -31,7 +31,7 @@ LONG = 2048  # context above which scores are too large to keep for the backward
 POINTER, SIZE, INT, FLOAT = c_void_p, c_int64, c_int, c_float
 ARGUMENTS = {
     "heads": [POINTER] * 4 + [SIZE] * 5 + [FLOAT, INT, INT],
-    "softmax": [POINTER] * 2 + [SIZE] * 7 + [INT],
+    "softmax": [POINTER] * 3 + [SIZE] * 7 + [INT],
     "softmax_backward": [POINTER] * 3 + [SIZE] * 7 + [INT],
     "norm": [POINTER] * 4 + [SIZE] * 2 + [FLOAT, INT],
     "norm_backward": [POINTER] * 6 + [SIZE] * 2 + [INT],
@@ -105,7 +105,8 @@ class _Attention(torch.autograd.Function):
         B, T, X = q.shape
         G, dtype = X // C // K, q.dtype
         cos, sin = where.cos.contiguous(), where.sin.contiguous()
-        first_BT = torch.arange(T) - where.positions_BT
+        fork_B2 = where.fork_B2
+        first_BT = torch.arange(T) - where.positions_BT if fork_B2 is None else torch.zeros(B, T, dtype=torch.long)
         q_, k_, v_ = q.new_empty(B * K, T * G, C), k.new_empty(B * K, T, C), v.new_empty(B * K, T, C)
         call("heads", dtype, q, cos, sin, q_, B, T, K, G, C, C**-0.5, 0)
         call("heads", dtype, k, cos, sin, k_, B, T, K, 1, C, 1.0, 0)
@@ -114,7 +115,7 @@ class _Attention(torch.autograd.Function):
         for t in range(0, T, BLOCK):
             rows, end = slice(t * G, (t + BLOCK) * G), min(t + BLOCK, T)
             scores = torch.bmm(q_[:, rows], k_[:, :end].transpose(1, 2))
-            call("softmax", dtype, scores, first_BT, B, T, K, G, (end - t) * G, end, t)
+            call("softmax", dtype, scores, first_BT, fork_B2, B, T, K, G, (end - t) * G, end, t)
             torch.bmm(scores, v_[:, :end], out=out_[:, rows])
             weights.append(scores)
         out = torch.empty_like(q)
@@ -179,11 +180,11 @@ class FusedSwiGLU(SwiGLU):
 
 
 class FusedAttention(Attention):
-    """Attention, fused, for rows of whole documents; any other mask, a cache or a long context is left to torch."""
+    """Attention, fused, for rows of whole documents; what else there is, torch does."""
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        if not where.by_documents or x_BTD.shape[1] > LONG:
+        if not where.by_documents or where.asking(self.layer, x_BTD)[0] is not x_BTD or x_BTD.shape[1] > LONG:
             return super().forward(x_BTD, where)
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         mixed = _Attention.apply(q, k, v, where, self.kv_heads, self.head_dim)  # type: ignore[no-untyped-call]
