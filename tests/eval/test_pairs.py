@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from l2.eval.metrics import wilson
 from l2.eval.pairs import left_out, measure_pairs, suspicions
 from l2.eval.subject import Subject
-from l2.eval.tasks import result_records, run_task
+from l2.eval.tasks import result_records, run_task, settings_of
 from l2.files.errors import BadInput
 from l2.model.checkpoint import load_model, scalar_from
 from l2.tokens.chat import encode_dialog
@@ -79,7 +79,7 @@ def test_bins_of_safety_and_sources(rm_dir, tokenizer):
     assert bins == safety | {"accuracy/source=hh": 8, "accuracy/source=human": 8}
     assert next(iter(bins)) == "accuracy/safety=chosen_safe"
     assert metrics["unsafe_recall"].n == 12  # one of chosen_safe, two of both_unsafe
-    for result in result_records(subject, asked, metrics, None):
+    for result in result_records("t", metrics, settings_of(subject, asked, None)):
         for column in result.get("curve", {}).values():
             assert all(isinstance(number, (int, float)) for number in column)
     with pytest.raises(BadInput, match="no pair but those whose rejected answer alone is safe"):

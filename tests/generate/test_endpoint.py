@@ -241,7 +241,7 @@ def test_tasks_that_need_log_likelihoods_are_refused(l2, serve, walker, tmp_path
     ):
         status, _, err = l2("evaluate", "--model", bare, "--endpoint", server.url, "--task", f"t={task}")
         assert (status, err.count("\n")) == (2, 1) and words in err
-        assert task == pairs or "exact match, dated facts, instructions, prompts" in err
+        assert task == pairs or "exact match, word problems, dated facts, instructions, prompts" in err
     assert not server.asked
 
 
