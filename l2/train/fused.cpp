@@ -48,9 +48,9 @@ constexpr int64_t WIDE = 16, TALL = 8;
 constexpr int64_t WIDE = 8, TALL = 4;
 #endif
 constexpr int64_t PANEL = 2 * WIDE, ROWS = 32, WORD = 4 / sizeof(SCALAR);
-typedef std::uint32_t Word;
+typedef std::uint32_t Word __attribute__((may_alias));
 typedef float Floats __attribute__((vector_size(4 * WIDE)));
-typedef Word Words __attribute__((vector_size(4 * WIDE)));
+typedef std::uint32_t Words __attribute__((vector_size(4 * WIDE)));
 
 template <class Vector>
 static inline Vector read(const void* from) {
