@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from l2.align.examples import Example, Examples
-from l2.tokens.packing import pack, row_positions
+from l2.tokens.packing import Rows, pack, row_positions
 from l2.train.compute import Sums
 from l2.train.loop import Micro
 from l2.train.order import epoch_order, shuffled
@@ -56,17 +56,6 @@ def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     return Micro(tensors, float((targets_BT >= 0).sum()), sum(len(e.ids) for row in rows for e in row))
 
 
-class _Pass(NamedTuple):
-    """One pass over the data: dialogs, numbered through all sources, as they stand in its rows."""
-
-    dialogs: npt.NDArray[np.int64]
-    ends: npt.NDArray[np.int64]  # of each row; the first row starts at ends[0] = 0
-
-    @property
-    def rows(self) -> int:
-        return len(self.ends) - 1
-
-
 class FineTuning:
     """Objective: dialogs packed into rows of `seq_len`, in `epochs` passes over all sources, each in its own order."""
 
@@ -85,7 +74,7 @@ class FineTuning:
         self._first = [0, *accumulate(len(source.examples) for source in sources)]
         lengths = np.concatenate([source.examples.lengths for source in sources])
         self._passes = [self._packed(lengths, number) for number in range(epochs)]
-        self._ends = [0, *accumulate(one.rows for one in self._passes)]
+        self._ends = [0, *accumulate(map(len, self._passes))]
         self._held_out = held_out
 
     @property
@@ -98,14 +87,15 @@ class FineTuning:
         """Optimizer steps of all passes; the last may be smaller."""
         return -(-self.rows // self.batch_size)
 
-    def _packed(self, lengths: npt.NDArray[np.int64], number: int) -> _Pass:
+    def _packed(self, lengths: npt.NDArray[np.int64], number: int) -> Rows:
+        """One pass over the data: dialogs, numbered through all sources, as they stand in its rows."""
         of_source = (
             first + visits(len(examples), epochs, self.seed, source, number)
             for source, (first, (examples, epochs)) in enumerate(zip(self._first, self.sources, strict=False))
         )
         read = np.concatenate([*of_source])
-        rows = pack(lengths[read].tolist(), self.seq_len)
-        return _Pass(read[[i for row in rows for i in row]], np.cumsum([0, *map(len, rows)]))
+        rows = pack(lengths[read], self.seq_len)
+        return Rows(read[rows.indices], rows.ends)
 
     def _example(self, dialog: int) -> Example:
         source = bisect_right(self._first, dialog) - 1
@@ -114,9 +104,9 @@ class FineTuning:
     def _row(self, number: int) -> list[Example]:
         """Row `number` of all passes; the rows of a pass come in the order of its epoch."""
         done = bisect_right(self._ends, number) - 1
-        dialogs, ends = self._passes[done]
-        place = epoch_order(len(ends) - 1, self.seed, done)[number - self._ends[done]]
-        return [self._example(int(dialog)) for dialog in dialogs[ends[place] : ends[place + 1]]]
+        rows = self._passes[done]
+        place = epoch_order(len(rows), self.seed, done)[number - self._ends[done]]
+        return [self._example(int(dialog)) for dialog in rows[place]]
 
     def _micros(self, rows: Sequence[Sequence[Example]]) -> list[Micro]:
         return [packed_micro(rows[i : i + self.micro], self.seq_len) for i in range(0, len(rows), self.micro)]

@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from l2.files.errors import UsageError
 
 
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: rows of indices into `lengths` whose sum is at most `capacity`.
+@dataclass(frozen=True)
+class Rows:
+    """Rows of indices, one after the other in `indices` [n]; row i is up to `ends[i + 1]`, and `ends[0]` is 0."""
+
+    indices: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.int64]:
+        return self.indices[self.ends[row] : self.ends[row + 1]]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
+        return map(self.__getitem__, range(len(self)))
+
+
+def pack(lengths: npt.ArrayLike, capacity: int) -> Rows:
+    """Best-fit decreasing: rows of indices into `lengths` [n] whose sum is at most `capacity`.
 
     Each sequence goes, longest first, into the fullest row that still has room. Deterministic, O(n log n) for a
-    given capacity. Raises UsageError for a sequence longer than `capacity`.
+    given capacity; some 40 bytes of memory a sequence. Raises UsageError for a sequence longer than `capacity`.
     """
-    rows: list[list[int]] = []
+    sizes = np.asarray(lengths, np.int64)
+    if len(sizes) and sizes.max() > capacity:
+        raise UsageError(f"a sequence of {sizes.max():,} tokens does not fit into {capacity:,}")
     rooms: list[int] = []  # how much room rows have left: each amount once, ascending
-    rows_with: dict[int, list[int]] = {}  # room left: the rows that have it
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = lengths[index]
-        if length > capacity:
-            raise UsageError(f"a sequence of {length:,} tokens does not fit into {capacity:,}")
+    rows_with: dict[int, array[int]] = {}  # room left: the rows that have it
+    longest_first = np.argsort(-sizes, kind="stable")
+    row_of = np.empty(len(sizes), np.int64)
+    count = 0
+    for place, index in enumerate(longest_first):
+        length = int(sizes[index])
         at = bisect_left(rooms, length)
         if at == len(rooms):
-            room, row = capacity, len(rows)
-            rows.append([])
+            room, row = capacity, count
+            count += 1
         else:
             room = rooms[at]
             row = rows_with[room].pop()
             if not rows_with[room]:
                 del rooms[at]
-        rows[row].append(index)
-        left = rows_with.setdefault(room - length, [])
+        row_of[place] = row
+        left = rows_with.setdefault(room - length, array("q"))
         if not left:
             insort(rooms, room - length)
         left.append(row)
-    return rows
+    by_row = np.argsort(row_of, kind="stable")
+    ends = np.concatenate(([0], np.cumsum(np.bincount(row_of, minlength=count))))
+    return Rows(longest_first[by_row], ends)
 
 
 def row_positions(lengths: Sequence[int]) -> np.ndarray:
