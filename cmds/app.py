@@ -31,6 +31,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "annotate": ("Alignment", "have people compare answers on a local web page: preferences"),
     "evaluate": ("Evaluation", "bits per byte, multiple choice, exact match, rewards, win rates"),
     "compare": ("Evaluation", "win, tie and loss of two models' answers; people's ratings; red teams"),
+    "contam": ("Evaluation", "how much of an evaluation stands in the training shards, and whether it helped"),
+    "drops": ("Evaluation", "fail where the newest model of a history of results has lost a score"),
+    "report": ("Evaluation", "one page, text or a model card of what runs and evaluations say"),
     "generate": ("Tools", "sample answers to prompts"),
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
@@ -49,6 +52,7 @@ MANY = {
     "--task",
     "--decontaminate",
     "--checks",
+    "--baseline",
 }
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from l2.files.errors import UsageError
+
 PLAIN_SECONDS = 15.0  # between two plain lines
 
 
+def from_environment(name: str, default: int, least: int) -> int:
+    """A number that torchrun puts into the environment. Raises UsageError for anything else."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{name} is {text!r} in the environment: expected a number, {least} or more")
+    return int(text)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes torchrun started this one as; (0, 1) without it."""
+    return from_environment("RANK", 0, 0), from_environment("WORLD_SIZE", 1, 1) if "RANK" in os.environ else 1
+
+
 class Console:
-    """One command's voice on stderr."""
+    """One command's voice on stderr. Of the processes that torchrun started the first alone speaks."""
 
     def __init__(self, command: str, quiet: bool = False) -> None:
-        self.command, self.quiet = command, quiet
+        self.command, self.quiet = command, quiet or rank_and_world()[0] > 0
 
     def say(self, message: str) -> None:
         """Print one line, led by the command's name."""

@@ -37,6 +37,10 @@ def evaluate(
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="Exact-match prompts as a dialog, or as they are.")
     ] = False,
+    attention: Annotated[
+        bool,
+        typer.Option("--attention", help="How much attention goes to the instruction, too (constraints; Figure 10)."),
+    ] = False,
     temperature: Temperature = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 32,
@@ -49,7 +53,8 @@ def evaluate(
     """Measure a model: one result record a metric, each with its standard error. The fields of a task's file decide:
 
     text: bits per byte. question, choices, answer: accuracy by log-likelihood per character (Llama 1). prompt, target:
-    exact match of greedy answers. prompt, chosen, rejected: accuracy of a reward model. prompt alone: mean reward of
+    exact match of greedy answers. prompt, chosen, rejected: a reward model's accuracy, by rating, safety
+    and source too, calibration, unsafe recall, and what predicts as well. prompt alone: mean reward of
     sampled answers by each --rm, and the win rate over --baseline. messages, constraint: share of turns that obey the
     instruction of the first turn (Table 30).
 
@@ -70,7 +75,7 @@ def evaluate(
             console.say(f"{tokenizer.decode(ids)!r} is {list(ids)}")
 
     sampling = Sampling(temperature, 1.0, max_new_tokens, seed)
-    subject = Subject(name, tested, tokenizer, sampling, batch_size, chat, rewards, beaten, show_ids)
+    subject = Subject(name, tested, tokenizer, sampling, batch_size, chat, rewards, beaten, show_ids, attention)
     check(subject, tasks)
     sha256 = None if endpoint else model_sha256(model)
     items: list[dict[str, Any]] = []
@@ -125,9 +130,18 @@ def _open(
 
 
 def _tell(console: Console, task: Task, items: Sequence[dict[str, Any]], metrics: Any) -> None:
-    """One line of metrics, and one of the turns that were never asked."""
+    """One line of metrics or, of preferences, a table; and what else a reader must know of them."""
+    from l2.eval.pairs import left_out, suspicions
     from l2.eval.sampled import turns_to_judge
+    from l2.eval.tables import metric_table
 
+    if task.kind == "preferences":
+        console.say(f"{task.name}:\n{metric_table(metrics)}")
+        if left := left_out(task.records):
+            console.say(f"{task.name}: {left:,} pairs left out, of which the rejected answer alone is safe")
+        for sentence in suspicions(items):
+            console.say(f"warning: {task.name}: {sentence}; too little to tell them apart")
+        return
     shown = (
         f"{name} {e.value:.4f}" + ("" if e.stderr is None else f" ± {e.stderr:.4f}") for name, e in metrics.items()
     )

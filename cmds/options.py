@@ -12,11 +12,16 @@ Inputs = Annotated[
 Output = Annotated[str, typer.Option("-o", "--output", help="JSONL file (.gz, .zst); - is stdout.")]
 Out = Annotated[str, typer.Option("--out", help="Output directory.")]
 Model = Annotated[str, typer.Option("--model", help="Checkpoint directory (Hugging Face layout).")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random. Same seed, same bytes.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random. Same seed, same bytes.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N]. auto: a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16. auto: bfloat16 where it is fast.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, replacing what --out holds.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="The log for TensorBoard too, in OUT/tensorboard (needs tensorboardX).")
+]
 OnBad = Annotated[
     Literal["stop", "skip"],
     typer.Option("--on-bad", help="A bad input line: stop (exit 65), or skip (into --rejects)."),

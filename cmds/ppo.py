@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmds.console import Console
+from cmds.console import Console, rank_and_world
 from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
 from cmds.sampling import Prompts
 from l2.files.errors import BadInput, UsageError
@@ -14,6 +15,18 @@ from l2.files.errors import BadInput, UsageError
 if TYPE_CHECKING:
     from l2.align.ppo import Settings
     from l2.tokens.tokenizer import Tokenizer
+
+
+def _selftest(asked: bool) -> None:
+    """What --selftest does: nothing else is read, and the exit status is the verdict."""
+    if not asked:
+        return
+    from l2.align.selftest import certify
+
+    findings = certify()
+    for finding in findings:
+        print(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.found}")
+    raise typer.Exit(0 if all(finding.holds for finding in findings) else 1)
 
 
 def ppo(
@@ -73,19 +86,33 @@ def ppo(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep what a phase does not need in host memory, off the GPU.")
+    ] = False,
+    selftest: Annotated[
+        bool,
+        typer.Option(
+            "--selftest",
+            is_eager=True,
+            callback=_selftest,
+            help="Alone: reach a known optimum in seconds, print the certificate, and end.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune a policy by PPO: reward models gated by safety, whitened, less the KL to a reference (paper §3.2.3).
 
-    The value model starts on the trunk of --helpful-rm and is kept in OUT/value. Prints --out when done. The same
-    command again goes on where it was, or says that all is done.
+    The value model starts on the trunk of --helpful-rm and is kept in OUT/value; answers to --eval-prompts come to
+    OUT/samples.jsonl. Prints --out when done. The same command again goes on where it was, or says that all is done.
 
     Example: l2 ppo --model v1 --helpful-rm rm-h --safety-rm rm-s --prompts prompts.jsonl --preset tiny --out v2
     """
     from l2.model.device import pick_device, pick_dtype
 
     console = Console("ppo", quiet)
+    if (world := rank_and_world()[1]) > 1:
+        raise UsageError(f"ppo runs in one process, and torchrun started {world}; give it one device")
     where = pick_device(device)
     settings = _settings(
         preset,
@@ -111,7 +138,11 @@ def ppo(
     if safety_rm is None:
         console.say("no --safety-rm: the safety gate is off, and the reward is helpfulness alone")
     directories = {"model": model, "reference": reference or model, "helpful_rm": helpful_rm, "safety_rm": safety_rm}
-    _run(console, out, directories, prompts, eval_prompts, settings, str(where), overwrite)
+    if offload and where.type == "cpu":
+        raise UsageError("--offload frees a GPU's memory; on a CPU there is none to free")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("PPO runs as one process; start it without torchrun")
+    _run(console, out, directories, prompts, eval_prompts, settings, str(where), offload, overwrite)
 
 
 def _settings(preset: str, **given: Any) -> Settings:
@@ -159,6 +190,7 @@ def _run(
     eval_prompts: list[str] | None,
     settings: Settings,
     device: str,
+    offload: bool,
     overwrite: bool,
 ) -> None:
     from dataclasses import asdict
@@ -176,7 +208,7 @@ def _run(
     records, inputs = read_inputs(prompts, ["prompt"])
     held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], [])
     room = context - settings.max_new_tokens
-    data = [as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out)]
+    asked, kept_out = (as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out))
     parents = {role: parent(directory) for role, directory in models.items() if directory is not None}
     identity = models | asdict(settings) | {"dtype": str(settings.dtype).removeprefix("torch.")}
     del identity["micro_batch"]  # decides nothing
@@ -187,7 +219,7 @@ def _run(
             console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
         else:
             run.save(device=device, threads=threads)
-            made = load_ppo(models, settings, *data, eos_id=tokenizer.eos_id, device=device)
+            made = load_ppo(models, settings, asked, kept_out, tokenizer, device=device, offload=offload)
             with console.progress("iterations") as progress:
                 last = run_ppo(made, run, tokenizer, on_progress=progress, on_alarm=console.say)
             run.finish(result=last)

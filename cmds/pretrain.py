@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmds.console import Console
-from cmds.options import Device, Dtype, Overwrite, Quiet, Seed
+from cmds.console import Console, from_environment
+from cmds.options import Device, Dtype, Overwrite, Quiet, Seed, TensorBoard
 from l2.files.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
 def pretrain(
     shards: Annotated[list[str], typer.Option("--shards", help="Token shards (.bin): files or patterns.")],
     out: Annotated[str, typer.Option("--out", help="Output directory.")] = "runs/pretrain",
-    val_shards: Annotated[list[str] | None, typer.Option("--val-shards", help="Held-out shards for val_loss.")] = None,
+    val_shards: Annotated[
+        list[str] | None,
+        typer.Option("--val-shards", help="Held-out shards: val_loss and bits per byte of all and of each source."),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="tokenizer.model; default: the one beside the shards.")
     ] = None,
@@ -37,7 +39,12 @@ def pretrain(
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1).")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="nano, tiny, small, 1b (ours), 7b, 13b, 34b, 70b (paper Table 1). 7b-mqa, -gqa, -mha: the same "
+            "parameters with keys and values of one head, of groups, of all (paper A.2.1).",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=0, help="Optimizer steps; 0: untrained. Default: one pass.")
@@ -67,7 +74,17 @@ def pretrain(
         int,
         typer.Option("--keep-every", min=0, help="Steps between checkpoints that are never deleted; 0: none (ours)."),
     ] = 0,
-    eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations (ours).")] = 100,
+    eval_every: Annotated[
+        int, typer.Option("--eval-every", min=1, help="Steps between validations, and samples (ours).")
+    ] = 100,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample",
+            help="Text to go on from at each validation, into OUT/samples.jsonl; '' is a new text. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     on_spike: Annotated[
         Literal["warn", "skip", "stop"],
         typer.Option(
@@ -91,6 +108,7 @@ def pretrain(
             help="Print settings, memory, expected time and energy, and stop; for as many ranks as WORLD_SIZE says.",
         ),
     ] = False,
+    tensorboard: TensorBoard = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -105,10 +123,13 @@ def pretrain(
     """
     from cmds.training import run_training
     from l2.files.jsonl import expand
+    from l2.generate.engine import Sampling
+    from l2.generate.samples import sampler_of
     from l2.model.checkpoint import new_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.shards import Shard, check_tokenizer
     from l2.tokens.tokenizer import MODEL_FILE
+    from l2.train.derivation import derive
     from l2.train.loop import Settings
     from l2.train.mix import EVERYTHING, parse_mix
     from l2.train.presets import choose_preset, find_preset
@@ -125,6 +146,10 @@ def pretrain(
     name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
     column = find_preset(name)
     length = seq_len or column.seq_len
+    if batch_tokens is not None and batch_tokens < length:
+        raise UsageError(f"--batch-tokens {batch_tokens} is less than one window of {length} tokens (--seq-len)")
+    if keep_every % save_every:
+        raise UsageError(f"--keep-every {keep_every} is no multiple of --save-every {save_every}: nothing to keep then")
     batch = max(1, (batch_tokens or column.batch_tokens) // length)
     micro = micro_batch or max(1, min(batch, 4096 // length))
     objective = Pretraining(
@@ -137,6 +162,7 @@ def pretrain(
         held_out,
         cross_document,
         sources=parse_mix(mix) if mix is not None else EVERYTHING,
+        count_bytes=vocabulary.byte_counter() if held_out else None,
     )
     hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     total = objective.epoch_steps if steps is None else steps
@@ -177,10 +203,15 @@ def pretrain(
         for source in objective.planned(total):
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
             console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
+    draw = None
+    if sample:
+        sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=128, seed=seed)  # Meta's text completion
+        draw = sampler_of(vocabulary, sample, length, sampling, out)
     if dry_run:
-        _tell_plan(
-            console, config, plan, total * batch * length, micro * length, int(os.environ.get("WORLD_SIZE", "1")), where
-        )
+        for line in derive(name, column, config, tokens, plan, batch * length):
+            console.say(line)
+        ranks = from_environment("WORLD_SIZE", 1, 1)
+        _tell_plan(console, config, plan, total * batch * length, micro * length, ranks, where)
         return
     run_training(
         console,
@@ -192,11 +223,14 @@ def pretrain(
             "tokenizer": [(MODEL_FILE, vocabulary.sha256)],
         },
         where=where,
+        parameters=config.parameters,
         make_model=lambda: new_model(config, seed).to(where),
         objective=objective,
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        tensorboard=tensorboard,
+        draw=draw,
     )
 
 

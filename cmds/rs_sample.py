@@ -9,7 +9,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
-from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Prompts, Rm, Temperature, TopP
+from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Prompts, Rm, TopP
 from l2.files.errors import L2Error, UsageError
 
 
@@ -26,11 +26,29 @@ def rs_sample(
     pool: Annotated[
         list[str] | None,
         typer.Option(
-            "--pool", help="--all files of earlier runs: their samples compete, scored anew.", show_default=False
+            "--pool",
+            help="What earlier versions chose (or their --all): their answers compete, scored anew.",
+            show_default=False,
+        ),
+    ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            "--curve",
+            help="Best and median score of N answers by temperature, as JSON (Figures 7, 8).",
+            show_default=False,
         ),
     ] = None,
     rejects: Rejects = None,
-    temperature: Temperature = 1.0,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--temperature",
+            min=0.0,
+            help="Of sampling; given several times, -k answers at each (paper Figure 8). Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 64,
@@ -43,28 +61,35 @@ def rs_sample(
     """Sample K answers to each prompt and keep the best: prompt records in, dialogs for `l2 sft` out (paper §3.2.3).
 
     One --rm decides alone. Of two, named helpful and safe, the safe one decides for prompts tagged `safety` and for
-    answers it scores under 0.15, the helpful one otherwise. Answers cut off or empty are never chosen. Rewards are
+    answers it scores under 0.15, the helpful one otherwise. Never chosen, but counted: answers that were cut off, that
+    are empty, write tags of the chat format, go round in circles, or say what another candidate says. Rewards are
     computed in float32 unless --dtype asks for bfloat16.
 
     Example: l2 rs-sample --model runs/sft --rm runs/rm -k 8 < prompts.jsonl | l2 sft --model runs/base --out runs/v1
     """
+    import orjson
+
     from cmds.sampling import encode_prompts, open_rewards, open_sampler, read_prompts, rm_directories
-    from l2.align.rejection import check_judges, make_pool, rejection_sample
+    from l2.align.rejection import Tally, check_judges, make_pool, rejection_sample
+    from l2.files.atomic import write_atomic
     from l2.files.jsonl import open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
     from l2.generate.engine import Sampling
 
-    named = [path for path in (output, everything, rejects) if path is not None]
+    named = [path for path in (output, everything, curve, rejects) if path is not None]
     if len(set(named)) < len(named):
-        raise UsageError(f"--output, --all and --rejects must differ: {', '.join(named)}")
+        raise UsageError(f"--output, --all, --curve and --rejects must differ: {', '.join(named)}")
     check_judges(rm_directories(rm))
+    temperatures = list(dict.fromkeys(temperature or [1.0]))
     console = Console("rs-sample", quiet)
     policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     rewards = open_rewards(rm, device, tokenizer, dtype)
     records = read_prompts([*(files or ()), *(prompts or ())])
     rows = encode_prompts(records, tokenizer)
     older = make_pool(read_records(pool), records) if pool else {}
-    sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+    # each temperature draws anew: the same numbers would draw much the same answers
+    sampling = [Sampling(one, top_p, max_new_tokens, seed + (number << 32)) for number, one in enumerate(temperatures)]
+    tally = Tally()
     with ExitStack() as stack:
         tried = stack.enter_context(open_writer(everything)) if everything is not None else None
         ledger = stack.enter_context(open_ledger(rejects))
@@ -75,17 +100,20 @@ def rs_sample(
             policy, tokenizer, rewards, records, rows, sampling,
             name=name, k=k, pool=older, batch_size=batch_size, on_progress=progress,
         )  # fmt: skip
-        for record, (dialog, samples) in zip(records, answered, strict=True):
+        for record, answers in zip(records, answered, strict=True):
+            tally.add(answers)
             if tried is not None:
-                for sample in samples:
+                for sample in answers.samples:
                     tried.write(sample)
-            if dialog is not None:
-                writer.write(dialog)
+            if answers.dialog is not None:
+                writer.write(answers.dialog)
             else:
-                ledger.reject(record, "no_fit_answer", k, line=record.line)
+                ledger.reject(record, "no_fit_answer", k * len(sampling), line=record.line)
         if ledger.total == len(records):
             raise NothingKept
-    kept = len(records) - ledger.total
-    if not kept:
+    if ledger.total == len(records):
         raise L2Error("no prompt got an answer that ended and says something; try a larger --max-new-tokens or -k")
-    console.say(f"{len(records):,} prompts: {kept:,} kept, {ledger.total:,} without an answer that is fit")
+    if curve is not None:
+        write_atomic(curve, orjson.dumps(tally.curves(temperatures), option=orjson.OPT_INDENT_2))
+    for sentence in tally.told():
+        console.say(sentence)

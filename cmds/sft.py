@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmds.console import Console
-from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed
+from cmds.console import Console, rank_and_world
+from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed, TensorBoard
 
 if TYPE_CHECKING:
     from l2.align.examples import Example
@@ -34,7 +34,9 @@ def sft(
             show_default=False,
         ),
     ] = None,
-    eval_data: Annotated[list[str] | None, typer.Option("--eval-data", help="Held-out dialogs for val_loss.")] = None,
+    eval_data: Annotated[
+        list[str] | None, typer.Option("--eval-data", help="Held-out dialogs: val_loss of all and of each file.")
+    ] = None,
     from_base: Annotated[
         bool,
         typer.Option("--from-base", help="Start from the base model that --model was made of (paper §3.2.3)."),
@@ -54,6 +56,7 @@ def sft(
     ] = 0,
     on_bad: OnBad = "stop",
     rejects: Rejects = None,
+    tensorboard: TensorBoard = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -74,7 +77,7 @@ def sft(
     """
     from dataclasses import replace
 
-    from cmds.training import parent, run_training
+    from cmds.training import check_shared, parent, run_training
     from l2.align.examples import read_examples
     from l2.align.sft import FineTuning, Source
     from l2.files.errors import BadInput
@@ -84,7 +87,7 @@ def sft(
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
     from l2.train.loop import Settings
-    from l2.train.mix import EVERYTHING, parse_mix, source_of_each
+    from l2.train.mix import EVERYTHING, name_of, parse_mix, source_of_each
     from l2.train.schedule import warmup_of
 
     console = Console("sft", quiet)
@@ -94,9 +97,10 @@ def sft(
     vocabulary = load_tokenizer(start_from)
     check_vocabulary(config, vocabulary, start_from)
     names, held_out_names = expand(data or (STDIO,)), expand(eval_data or ())
+    check_shared([*names, *held_out_names])
     sources = parse_mix(mix) if mix is not None else EVERYTHING
     of_each = source_of_each(sources, [Path(name) for name in names])
-    with open_ledger(rejects) as ledger, console.progress("dialogs") as progress:
+    with open_ledger(rejects if not rank_and_world()[0] else None) as ledger, console.progress("dialogs") as progress:
         on_bad_line = ledger.bad_line if on_bad == "skip" else None
         read, held_out = (
             [read_examples(name, vocabulary, length, form, on_bad_line, progress) for name in part]
@@ -104,6 +108,11 @@ def sft(
         )
     if not any(examples for examples, _ in read):
         raise BadInput(", ".join(names), "no dialog to learn from", "at least one")
+    judged_by: dict[str, list[Example]] = {}
+    for name, (examples, _) in zip(held_out_names, held_out, strict=True):
+        if not examples:
+            raise BadInput(name, "no dialog to validate on", "at least one")
+        judged_by.setdefault(name_of(Path(name), sources if mix is not None else ()), []).extend(examples)
     if show:
         _show(chain.from_iterable(examples for examples, _ in read), show, vocabulary)
         return
@@ -115,7 +124,7 @@ def sft(
         micro_batch,
         epochs,
         seed,
-        [example for examples, _ in held_out for example in examples],
+        judged_by,
     )
     plan = Settings(
         steps=objective.steps,
@@ -155,11 +164,13 @@ def sft(
             "model": parent(start_from),
         },
         where=where,
+        parameters=config.parameters,
         make_model=make_model,
         objective=objective,
         plan=plan,
         tokenizer=vocabulary,
         overwrite=overwrite,
+        tensorboard=tensorboard,
     )
 
 

@@ -9,6 +9,7 @@
 #     --peer 'datatrove=PYTHON tests/bench/datatrove_filter.py {docs} {most} all'  # PYTHON has datatrove and spacy
 # bash shell/bench.sh tokenization runs/dedup/docs.jsonl --tokenizer tokenizer.model
 # bash shell/bench.sh dialogs --peer 'trl=VENV/bin/python -m tests.bench.dialogs --trl {kind} --shapes {shape}'
+# bash shell/bench.sh pairs --peer 'trl=VENV/bin/python -m tests.bench.pairs --trl {kind} --shapes {shape} --shared {shared}'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # The whole story of Llama 2 on real text, from raw documents to a chat model tuned with feedback: 10 minutes, 2 cores.
 #
-#   bash shell/quickstart.sh [--seed N] [--smoke] [--fresh]
+#   bash shell/quickstart.sh [--seed N] [--smoke] [--fresh] [--until STAGE]
 #
 # --smoke tells the same story on a twelfth of the data, in under 2 minutes. Run again, it goes on where it was.
-# --fresh starts from nothing. Everything is written to runs/quickstart/.
+# --fresh starts from nothing; --until ends after a stage (4: the chat model). Everything is written to runs/quickstart/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh
 
-seed=0 smoke= fresh=
+seed=0 smoke= fresh= until=
 while [ $# -gt 0 ]; do
     case $1 in
         --seed) seed=$2; shift 2 ;;
         --smoke) smoke=--smoke; shift ;;
         --fresh) fresh=1; shift ;;
+        --until) until=$2; shift 2 ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
         *) echo "quickstart.sh: unknown option $1; --help tells which there are" >&2; exit 2 ;;
     esac
@@ -27,7 +28,10 @@ wheels=runs/quickstart/wheels
 [ -z "$fresh" ] || rm -rf "$home"
 mkdir -p "$home" "$wheels"
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
+say() {
+    [ -z "$until" ] || [ "${1%%.*}" != $((until + 1)) ] || exit 0
+    printf '\n\033[1m%s\033[0m\n' "$*" >&2
+}
 # Files are written whole or not at all, so one that is there is done; of several, the one that is written last.
 have() { [ -e "$1" ]; }
 
@@ -114,7 +118,7 @@ for model in "$chat" "$rs" "$ppo"; do
         annotator score answers-$model.jsonl --lexicon raw/lexicon.txt -o gold-$model.jsonl
 done
 for model in "$ppo" "$gatt"; do
-    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl "${short[@]}" \
+    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl --attention "${short[@]}" \
         --samples obeyed-$model.jsonl -o ghost-$model.jsonl
 done
 check=(--check)
@@ -128,4 +132,6 @@ say "11. A short conversation. For more: source .venv/bin/activate; l2 chat --mo
 printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" > questions.txt
 l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system 'Act as a sailor: always start with "Ahoy!"' \
     < questions.txt | paste -d '\n' <(sed 's/^/> /' questions.txt) -
-printf '\nThe story took %d:%02d minutes.\n' $((SECONDS / 60)) $((SECONDS % 60)) >&2
+l2 report . -o report.html --quiet
+printf '\nThe story took %d:%02d minutes; %s tells it with its curves, answers and lineage.\n' \
+    $((SECONDS / 60)) $((SECONDS % 60)) "$home/report.html" >&2

@@ -9,4 +9,5 @@ ruff check .
 ruff format --check .
 mypy
 pytest "$@"
+python -m tests.mutants.check
 bash shell/quickstart.sh --smoke --fresh

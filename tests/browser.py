@@ -46,9 +46,7 @@ class Browser:
         made = self._ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         self.session += f"/{made['sessionId']}"
         if width < 500:  # no window is narrower
-            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
-            body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": screen}
-            self._ask("POST", "/goog/cdp/execute", body)
+            self.emulate("setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
 
     def __enter__(self) -> Browser:
         return self
@@ -68,6 +66,10 @@ class Browser:
                 return json.load(response)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from None
+
+    def emulate(self, what: str, **settings: Any) -> None:
+        """Another screen, or another wish of the person before it (Chrome's Emulation domain)."""
+        self._ask("POST", "/goog/cdp/execute", {"cmd": f"Emulation.{what}", "params": settings})
 
     def open(self, url: str) -> None:
         self._ask("POST", "/url", {"url": url})

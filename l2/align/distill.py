@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from l2.align.rejection import as_dialog, fit
+from l2.align.rejection import as_dialog, unfit
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Sampler, Sampling, prompt_key
@@ -96,9 +96,9 @@ class Distilled:
 
     @property
     def fault(self) -> tuple[str, Any, Any] | None:
-        """Why it can't be learned from, as (rule, value, threshold), or None: it must be `fit`, and score higher."""
-        if not fit(self.distilled):
-            return "unfit", self.distilled["finish"], "an answer that ended, says something and forges no tag"
+        """Why it can't be learned from, as (rule, value, threshold), or None: not `unfit`, it must score higher."""
+        if reason := unfit(self.distilled):
+            return "unfit", reason, "an answer that ended, says something and forges no tag"
         original, distilled = self.scores
         return None if distilled > original else ("not_safer", distilled, original)
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from l2.align.losses import gae, kl_k1, ppo_policy_loss, ppo_value_loss, whiten, whitening_std
-from l2.align.rollouts import Part, Rollout, action_hidden, action_values
+from l2.align.rollouts import Part, Rollout, action_logprobs, action_values
 from l2.files.errors import L2Error, UsageError
 from l2.model.transformer import LanguageModel, ScalarModel
+from l2.train.compute import Compute, Sums
 from l2.train.optim import adamw, take_step
-from l2.train.pretrain import token_losses
 
 WHITENINGS = ("batch", "running", "frozen", "off")
 
@@ -130,21 +131,84 @@ def penalised(rollout: Rollout, scores_N: Tensor, penalty: float) -> Tensor:
     return scores_N - penalty * rollout.cut_N.to(scores_N)
 
 
-def action_logprobs(policy: LanguageModel, part: Part) -> Tensor:
-    """log π [A] of the actions, with gradients."""
-    return -token_losses(policy, action_hidden(policy, part), part.targets_A)
+class Actions:
+    """What a policy is computed for: log π of the actions of a part."""
+
+    def sums(self, model: Any, tensors: Part) -> Sums:
+        """ "logprobs" [A], one an action."""
+        return {"logprobs": action_logprobs(model, tensors)}
+
+
+class Values:
+    """What a value model is computed for: V before the actions of a part."""
+
+    def sums(self, model: Any, tensors: Part) -> Sums:
+        """ "values" [A], one an action."""
+        return {"values": action_values(model, tensors)}
 
 
 @dataclass
 class Learner:
-    """What PPO trains: policy and value model, each with its optimizer."""
+    """What PPO trains: policy and value model in fp32, each with its optimizer and a copy in `dtype` that computes."""
 
     policy: LanguageModel
     value: ScalarModel
+    dtype: torch.dtype = torch.float32
     optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = field(init=False)
+    computes: tuple[Compute, Compute] = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimizers = adamw(self.policy), adamw(self.value)
+        self.computes = Compute(self.policy, Actions(), self.dtype), Compute(self.value, Values(), self.dtype)
+
+    @property
+    def actor(self) -> LanguageModel:
+        """The policy as it computes: what samples is what learns."""
+        return cast(LanguageModel, self.computes[0].model)
+
+    @property
+    def critic(self) -> ScalarModel:
+        """The value model as it computes."""
+        return cast(ScalarModel, self.computes[1].model)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move everything, the optimizers' state too."""
+        for model in (self.policy, self.value, *self.computes):
+            model.to(device)
+        for optimizer in self.optimizers:
+            for weight, kept in optimizer.state.items():
+                optimizer.state[weight] = {name: value.to(device) for name, value in kept.items()}
+
+    def refresh(self) -> None:
+        """Let the copies follow the weights."""
+        for compute in self.computes:
+            compute.refresh()
+
+    def backward(self, part: Part, settings: Settings, count: int, first: bool) -> Tensor:
+        """Add the gradients of a part of a mini-batch of `count` actions, the `first` before any step.
+
+        Returns sums over its actions [3]: policy loss, value loss, and how many ratios the clip holds.
+        """
+        policy, value = self.computes
+        logprobs_A, values_A = policy(part)["logprobs"], value(part)["values"]
+        if first:
+            check_ratio(logprobs_A, part.old_A, self.dtype)
+        loss = ppo_policy_loss(logprobs_A, part.old_A, part.advantages_A, settings.clip).sum()
+        value_loss = ppo_value_loss(values_A, part.values_A, part.returns_A, settings.value_clip).sum()
+        # Two networks that share nothing: one backward pass, and no coefficient between the losses.
+        ((loss + value_loss) / count).backward()  # type: ignore[no-untyped-call]
+        for compute in self.computes:
+            compute.collect()
+        ratio_A = (logprobs_A.detach() - part.old_A).exp()
+        return torch.stack([loss.detach(), value_loss.detach(), ((ratio_A - 1.0).abs() > settings.clip).sum()])
+
+    def step(self, settings: Settings) -> list[float]:
+        """One optimizer step of each model; returns the norms of their gradients before clipping."""
+        models, rates = (self.policy, self.value), (settings.lr, settings.value_lr)
+        both = zip(self.optimizers, models, rates, strict=True)
+        norms = [take_step(optimizer, model.parameters(), lr, settings.grad_clip) for optimizer, model, lr in both]
+        self.refresh()
+        return norms
 
 
 def check_ratio(logprobs_A: Tensor, old_A: Tensor, dtype: torch.dtype) -> None:
@@ -165,25 +229,14 @@ def learn(learner: Learner, minis: Sequence[Sequence[Part]], settings: Settings)
     Returns means over all actions (losses, clip_fraction) and over steps (gradient norms before clipping).
     Raises L2Error when the ratio is not 1 before the first step, or a loss is no number.
     """
-    sums = dict.fromkeys(("loss", "value_loss", "clip_fraction"), 0.0)
+    names = ("loss", "value_loss", "clip_fraction")
+    sums = dict.fromkeys(names, 0.0)
     norms = [0.0, 0.0]
     for number, mini in enumerate(minis):
         count = sum(len(part.old_A) for part in mini)
         for part in mini:
-            with torch.autocast(part.tokens_BT.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
-                logprobs_A, values_A = action_logprobs(learner.policy, part), action_values(learner.value, part)
-            if number == 0:
-                check_ratio(logprobs_A, part.old_A, settings.dtype)
-            loss = ppo_policy_loss(logprobs_A, part.old_A, part.advantages_A, settings.clip).sum()
-            value_loss = ppo_value_loss(values_A, part.values_A, part.returns_A, settings.value_clip).sum()
-            # Two networks that share nothing: one backward pass, and no coefficient between the losses.
-            ((loss + value_loss) / count).backward()  # type: ignore[no-untyped-call]
-            ratio_A = (logprobs_A.detach() - part.old_A).exp()
-            clipped = (ratio_A - 1.0).abs() > settings.clip
-            for name, value in zip(sums, (loss.detach(), value_loss.detach(), clipped.sum()), strict=True):
-                sums[name] += float(value)
-        models, rates = (learner.policy, learner.value), (settings.lr, settings.value_lr)
-        for i, (optimizer, model, lr) in enumerate(zip(learner.optimizers, models, rates, strict=True)):
-            norms[i] += take_step(optimizer, model.parameters(), lr, settings.grad_clip) / len(minis)
+            found = learner.backward(part, settings, count, first=number == 0).tolist()
+            sums = {name: sums[name] + value for name, value in zip(names, found, strict=True)}
+        norms = [norm + one / len(minis) for norm, one in zip(norms, learner.step(settings), strict=True)]
     total = sum(len(part.old_A) for mini in minis for part in mini)
     return {name: value / total for name, value in sums.items()} | {"grad_norm": norms[0], "value_grad_norm": norms[1]}

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
+from torch import nn
 
-from l2.align.ppo import Learner, Settings, Whitening, estimate, explained_variance, learn, penalised
-from l2.align.rollouts import Part, Prompt, RewardFn, Rollout, cut, measure, metrics, reward_models, roll_out
+from l2.align.ppo import Actions, Learner, Settings, Whitening, estimate, explained_variance, learn, penalised
+from l2.align.rollouts import (
+    Part,
+    Prompt,
+    RewardFn,
+    Rollout,
+    answer_kls,
+    cut,
+    judge,
+    measure,
+    metrics,
+    reward_models,
+)
+from l2.align.watch import Line, State, refusal_rate, watch
+from l2.files.atomic import atomic_dir
 from l2.files.errors import Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.generate.engine import Sampling, prompt_key
+from l2.generate.engine import Sampling, generate, prompt_key
 from l2.model.checkpoint import (
     AnyModel,
     load_language_model,
@@ -27,31 +42,15 @@ from l2.model.checkpoint import (
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.checkpoints import Log, latest_step, load_step, save_step
+from l2.train.compute import Compute
 from l2.train.optim import load_optimizer, optimizer_tensors
 from l2.train.order import epoch_order
 from l2.train.stop import stop_wish
 
 VALUE = "value"  # the directory of the value model
-Line = dict[str, Any]
-
-
-@dataclass
-class State:
-    """All that goes on from one iteration to the next besides the models: what state.json holds."""
-
-    step: int = 0
-    tokens: int = 0
-    whitening: Whitening = field(default_factory=Whitening)
-    first_std: float = 0.0  # of the scores, and the length of the answers, at the start: what alarms compare with
-    first_length: float = 0.0
-    best: float | None = None  # held-out reward
-    misses: int = 0  # evaluations since then
-    stopped: str = ""  # why it ended early
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> State:
-        """What `asdict` gave."""
-        return cls(**(dict(fields) | {"whitening": Whitening(**fields["whitening"])}))
+BEST = "checkpoints/best"  # the policy that held-out prompts like best, with --stop-patience
+SAMPLES = "samples.jsonl"  # held-out answers of every evaluation
+SAMPLE_BATCH = 128  # answers written at once
 
 
 def iteration_prompts(step: int, prompts: Sequence[Prompt], batch: int, seed: int) -> tuple[list[Prompt], list[int]]:
@@ -70,7 +69,11 @@ def iteration_prompts(step: int, prompts: Sequence[Prompt], batch: int, seed: in
 
 @dataclass
 class Ppo:
-    """The models and data of a run. The reward is any function of ids (see `RewardFn`)."""
+    """The models and data of a run. The reward is any function of ids (see `RewardFn`).
+
+    `judges` are the models behind `score`. With `offload` each model is on `device` only while a phase needs it, and
+    in the host's memory otherwise; the numbers are the same. `decode` turns an answer into text, for samples.
+    """
 
     learner: Learner
     reference: LanguageModel
@@ -79,50 +82,115 @@ class Ppo:
     settings: Settings
     held_out: Sequence[Prompt] = ()
     eos_id: int = 2
+    decode: Callable[[list[int]], str] | None = None
+    judges: Sequence[ScalarModel] = ()
+    offload: bool = False
+    device: torch.device = field(init=False)
+    seconds: dict[str, float] = field(default_factory=dict)  # of each phase of an iteration
+
+    def __post_init__(self) -> None:
+        dtype = self.learner.dtype
+        self.device = self.learner.policy.device
+        self.reference = cast(LanguageModel, Compute(self.reference.to(dtype), Actions(), dtype).model)
+        if self.offload:
+            self._move("cpu", self.learner, self.reference, *self.judges)
+
+    @contextmanager
+    def phase(self, name: str, *needed: nn.Module | Learner) -> Iterator[None]:
+        """Have `needed` on the device, and count the seconds."""
+        start = time.monotonic()
+        if self.offload:
+            self._move(self.device, *needed)
+        yield
+        if self.offload:
+            self._move("cpu", *needed)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    def _move(self, to: torch.device | str, *models: nn.Module | Learner) -> None:
+        for model in models:
+            model.to(to)
 
     def roll_out(
-        self, prompts: Sequence[Prompt], keys: Sequence[int], value: ScalarModel | None = None
+        self, prompts: Sequence[Prompt], keys: Sequence[int], critic: ScalarModel | None = None
     ) -> tuple[Rollout, list[list[Part]]]:
         """Judged answers at temperature 1 and top-p 1, cut into mini-batches and measured (see `measure`)."""
-        sampling = Sampling(max_new_tokens=self.settings.max_new_tokens, seed=self.settings.seed)
-        rollout = roll_out(self.learner.policy, prompts, keys, sampling, self.score, self.eos_id)
-        minis = cut(rollout, self.settings.mini_batch, self.settings.micro_batch, self.learner.policy.device)
-        for part in (part for mini in minis for part in mini):
-            measure(part, self.learner.policy, self.reference, value, self.settings.dtype)
+        settings, actor = self.settings, self.learner.actor
+        sampling = Sampling(max_new_tokens=settings.max_new_tokens, seed=settings.seed)
+        with self.phase("generate", actor):
+            answers = generate(
+                actor, [prompt.ids for prompt in prompts], keys, sampling, eos_id=self.eos_id, batch_size=SAMPLE_BATCH
+            )
+        with self.phase("score", *self.judges):
+            rollout = judge(prompts, [completion for (completion,) in answers], self.score)
+        minis = cut(rollout, settings.mini_batch, settings.micro_batch, self.device)
+        needed = (actor, self.reference) if critic is None else (actor, self.reference, critic)
+        with self.phase("measure", *needed):
+            for part in (part for mini in minis for part in mini):
+                measure(part, actor, self.reference, critic)
         return rollout, minis
+
+    def _metrics(self, rollout: Rollout, parts: Sequence[Part]) -> dict[str, float]:
+        found = metrics(rollout, parts)
+        if self.decode is not None:
+            both = zip(rollout.prompts, rollout.answers, strict=True)
+            rate = refusal_rate(self.decode(answer.tokens) for prompt, answer in both if not prompt.tagged)
+            found |= {} if rate is None else {"refusal_rate": rate}
+        return found
 
     def iterate(self, state: State) -> Line:
         """One iteration: answers, rewards, advantages, one optimizer step a mini-batch. Returns its log line."""
         settings, start = self.settings, time.monotonic()
+        self.seconds = {}
         chosen = iteration_prompts(state.step, self.prompts, settings.batch, settings.seed)
-        rollout, minis = self.roll_out(*chosen, self.learner.value)
+        rollout, minis = self.roll_out(*chosen, self.learner.critic)
         parts = [part for mini in minis for part in mini]
         scores_N = penalised(rollout, state.whitening(rollout.scores_N), settings.no_eos_penalty)
         estimate(parts, scores_N, settings)
-        learned = learn(self.learner, minis, settings)
+        with self.phase("learn", self.learner):
+            learned = learn(self.learner, minis, settings)
         state.step += 1
         tokens = sum(len(p.ids) + len(a.tokens) for p, a in zip(rollout.prompts, rollout.answers, strict=True))
         state.tokens += tokens
-        seconds = time.monotonic() - start
-        return {
+        line = {
             "step": state.step,
             "tokens": state.tokens,
             **learned,
             "lr": settings.lr,
-            **metrics(rollout, parts),
+            **self._metrics(rollout, parts),
             "score_std": float(rollout.scores_N.double().std(unbiased=False)),
             "whitening_std": state.whitening.std,
             "explained_variance": explained_variance(parts),
+        }
+        seconds = time.monotonic() - start
+        self.seconds["rest"] = seconds - sum(self.seconds.values())
+        return line | {
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "tokens_per_s": round(tokens / seconds, 1),
             "answers_per_s": round(settings.batch / seconds, 2),
         }
 
-    def evaluate(self) -> Line:
-        """The metrics of answers to the held-out prompts, always drawn by the same keys, as val_*."""
+    def evaluate(self, step: int) -> tuple[Line, list[Line]]:
+        """Answers to the held-out prompts, always drawn by the same keys: their metrics as val_*, and the samples."""
         keys = [prompt_key(f"held-out {number} {prompt.identity}") for number, prompt in enumerate(self.held_out)]
         rollout, minis = self.roll_out(self.held_out, keys)
-        found = metrics(rollout, [part for mini in minis for part in mini])
-        return {f"val_{name}": value for name, value in found.items()}
+        parts = [part for mini in minis for part in mini]
+        line = {f"val_{name}": value for name, value in self._metrics(rollout, parts).items()}
+        return line, self._samples(step, rollout, answer_kls(parts, len(keys)))
+
+    def _samples(self, step: int, rollout: Rollout, kls: Sequence[float]) -> list[Line]:
+        """A sample record (design.md §2) for each answer, with what the reward models say of it, and its KL."""
+        samples = []
+        for i, (prompt, answer) in enumerate(zip(rollout.prompts, rollout.answers, strict=True)):
+            rewards = {"helpful": float(rollout.helpful_N[i])}
+            rewards |= {} if rollout.safe_N is None else {"safe": float(rollout.safe_N[i])}
+            said = {"step": step, "prompt": prompt.text, "id": prompt.identity, "safety": prompt.tagged}
+            if self.decode is not None:
+                said["response"] = self.decode(answer.tokens).strip()
+            end = {"finish": answer.finish, "tokens": answer.tokens, "rewards": rewards, "kl": kls[i]}
+            samples.append(said | end)
+        return samples
 
 
 def load_ppo(
@@ -130,70 +198,37 @@ def load_ppo(
     settings: Settings,
     prompts: Sequence[Prompt],
     held_out: Sequence[Prompt],
+    tokenizer: Tokenizer,
     *,
-    eos_id: int,
     device: torch.device | str,
+    offload: bool = False,
 ) -> Ppo:
-    """All models of a run, in fp32: model, reference, helpful_rm and, where given, safety_rm.
+    """All models of a run: model, reference, helpful_rm and, where given, safety_rm.
 
-    The value model is the trunk of the helpfulness reward model under a zero head: its targets are whitened, and the
-    reward model's head is not on that scale (ours).
+    Policy, value and reward models are fp32, the reference is of the products' type. The value model is the trunk of
+    the helpfulness reward model under a zero head: its targets are whitened, and the reward model's head is not on
+    that scale (ours).
     """
     names = ("model", "reference", "helpful_rm", "safety_rm")
     model, reference, helpful_rm, safety_rm = (directories.get(name) for name in names)
     assert model is not None and reference is not None and helpful_rm is not None
     helpful = load_reward_model(helpful_rm, device=device)
     safe = load_reward_model(safety_rm, device=device) if safety_rm is not None else None
-    learner = Learner(load_language_model(model, device=device), scalar_from(helpful, zero_head=True))
+    learner = Learner(
+        load_language_model(model, device=device), scalar_from(helpful, zero_head=True), dtype=settings.dtype
+    )
     return Ppo(
         learner,
-        load_language_model(reference, device=device),
+        load_language_model(reference, dtype=settings.dtype, device=device),
         reward_models(helpful, safe),
         prompts,
         settings,
         held_out,
-        eos_id,
+        eos_id=tokenizer.eos_id,
+        decode=tokenizer.decode,
+        judges=[judge for judge in (helpful, safe) if judge is not None],
+        offload=offload,
     )
-
-
-def alarms(line: Line, state: State, settings: Settings) -> dict[str, str]:
-    """What a person should hear of this iteration, as {name: sentence}. Thresholds are ours."""
-    found = {}
-    whitened = settings.whitening in ("batch", "running")
-    if whitened and line["score_std"] < 0.1 * state.first_std:
-        found["whitening"] = (
-            f"the spread of the scores fell from {state.first_std:.3g} to {line['score_std']:.3g}, and whitening "
-            "blows up what is left of it against beta; stop, or use --whiten frozen"
-        )
-    if line["kl"] > 0.5 * line["length"]:
-        found["kl"] = (
-            f"the KL to the reference is {line['kl']:.3g} nats an answer, over half a nat a token; "
-            "raise --beta, or lower --lr"
-        )
-    if line["eos_rate"] < 0.5:
-        found["truncation"] = (
-            f"{1 - line['eos_rate']:.0%} of the answers were cut off without EOS; "
-            "raise --max-new-tokens or --no-eos-penalty"
-        )
-    if not 0.5 < line["length"] / state.first_length < 2.0:
-        found["length"] = f"answers went from {state.first_length:.1f} to {line['length']:.1f} tokens on average"
-    return found
-
-
-def judge_end(line: Line, state: State, settings: Settings) -> None:
-    """Note in `state` whether to stop early: the KL budget is spent, or held-out reward no longer grows."""
-    if settings.max_kl and line["kl"] > settings.max_kl:
-        state.stopped = (
-            f"the KL to the reference reached {line['kl']:.3g} nats an answer (--max-kl {settings.max_kl:g})"
-        )
-    if "val_reward" not in line:
-        return
-    if state.best is None or line["val_reward"] > state.best:
-        state.best, state.misses = line["val_reward"], 0
-    else:
-        state.misses += 1
-    if settings.stop_patience and state.misses >= settings.stop_patience:
-        state.stopped = f"held-out reward has not grown over {state.misses} evaluations (best {state.best:.4g})"
 
 
 def _save(run: Run, ppo: Ppo, state: State, tokenizer: Tokenizer) -> None:
@@ -213,19 +248,34 @@ def _save(run: Run, ppo: Ppo, state: State, tokenizer: Tokenizer) -> None:
     run.save(tokens=state.tokens)
 
 
-def _resume(run: Run, ppo: Ppo) -> tuple[State, Log]:
+def _resume(run: Run, ppo: Ppo) -> tuple[State, Log, Log]:
     path = latest_step(run.dir)
     if path is None:
-        return State(whitening=Whitening(ppo.settings.whitening)), Log(run.dir, -1)
+        return State(whitening=Whitening(ppo.settings.whitening)), Log(run.dir, -1), Log(run.dir, -1, name=SAMPLES)
     tensors, fields = load_step(path)
     learner = ppo.learner
-    places = ((learner.policy, path, "policy"), (learner.value, path / VALUE, VALUE))
+    places: tuple[tuple[AnyModel, Path, str], ...] = (
+        (learner.policy, path, "policy"),
+        (learner.value, path / VALUE, VALUE),
+    )
     for (model, where, name), optimizer in zip(places, learner.optimizers, strict=True):
-        weights = read_weights(where, device=model.device)
-        model.load_state_dict(weights, strict=not model.config.tie_embeddings)
+        _put_back(model, where)
         own = {key.removeprefix(f"{name}:"): value for key, value in tensors.items() if key.startswith(f"{name}:")}
         load_optimizer(optimizer, model, own)
-    return State.from_json(fields), Log(run.dir, fields["step"])
+    learner.refresh()
+    state = State.from_json(fields)
+    return state, Log(run.dir, state.step), Log(run.dir, state.step, name=SAMPLES)
+
+
+def _put_back(model: AnyModel, path: Path) -> None:
+    model.load_state_dict(read_weights(path, device=model.device), strict=not model.config.tie_embeddings)
+
+
+def _keep_best(run: Run, ppo: Ppo, state: State, tokenizer: Tokenizer) -> None:
+    """Put the policy aside that the held-out prompts like best so far, where --stop-patience will ask for it."""
+    if ppo.settings.stop_patience and state.best_step == state.step:
+        with atomic_dir(run.dir / BEST) as partial:
+            save_model(ppo.learner.policy, partial, tokenizer)
 
 
 def run_ppo(
@@ -238,35 +288,46 @@ def run_ppo(
 ) -> Line:
     """Train into `run.dir`, going on from its newest checkpoint; returns the last log line.
 
-    Every iteration leaves a line in log.jsonl and a checkpoint. Line 0 is the held-out evaluation of the start.
-    `on_alarm` hears each alarm when it begins. Raises Stopped after saving when a signal asks for it.
+    Every iteration leaves a line in log.jsonl and a checkpoint, every held-out evaluation its answers in
+    samples.jsonl; line 0 is that of the start. `on_alarm` hears each alarm when it begins. What held-out reward ended
+    early is the policy of its best evaluation. Raises Stopped after saving when a signal asks for it.
     """
     settings = ppo.settings
-    state, log = _resume(run, ppo)
+    state, log, samples = _resume(run, ppo)
+
+    def evaluated() -> Line:
+        line, answers = ppo.evaluate(state.step)
+        for answer in answers:
+            samples.write(answer)
+        return line
+
     if ppo.held_out and not log.last:
-        log.write({"step": 0, "tokens": 0} | ppo.evaluate())
-        state.best = log.last["val_reward"]
+        begun = {"step": 0, "tokens": 0} | evaluated()
+        state.best = begun["val_reward"]
+        _keep_best(run, ppo, state, tokenizer)
+        log.write(begun)
+    saving = 0.0
     with stop_wish() as wish:
         while state.step < settings.iterations and not state.stopped:
             known = log.last.get("alarms", {})
-            line = ppo.iterate(state)
-            if state.step == 1:
-                state.first_std, state.first_length = line["score_std"], line["length"]
+            line: Line = ppo.iterate(state)
+            line["seconds"]["save"] = round(saving, 3)  # of the checkpoint before
             last = state.step == settings.iterations
             if ppo.held_out and (last or state.step % settings.eval_every == 0):
-                line |= ppo.evaluate()
-            judge_end(line, state, settings)
-            if state.stopped:
-                line["stopped"] = state.stopped
-            if raised := alarms(line, state, settings):
-                line["alarms"] = raised
-            for name in raised.keys() - known.keys():
-                on_alarm(f"iteration {state.step}: {raised[name]}")
+                line |= evaluated()
+            line |= watch(line, state, settings)
+            for name in line.get("alarms", {}).keys() - known.keys():
+                on_alarm(f"iteration {state.step}: {line['alarms'][name]}")
             log.write(line)
+            start = time.monotonic()
+            _keep_best(run, ppo, state, tokenizer)
             _save(run, ppo, state, tokenizer)
+            saving = time.monotonic() - start
             on_progress(state.step, settings.iterations, f"reward {line['reward']:.3f}, KL {line['kl']:.3f}")
             if wish.name and not last and not state.stopped:
                 raise Stopped(f"{wish.name} at iteration {state.step}, saved; run the same command again to go on")
+    if state.stopped and (run.dir / BEST).exists():
+        _put_back(ppo.learner.policy, run.dir / BEST)
     save_model(ppo.learner.policy, run.dir, tokenizer)
     save_model(ppo.learner.value, run.dir / VALUE, tokenizer)
     return log.last

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,10 @@ from torch import Tensor
 from l2.align.losses import GATE_LOGIT, gate, kl_k1, kl_k3
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
-from l2.generate.engine import Completion, Sampling, generate
+from l2.generate.engine import Completion
 from l2.generate.scoring import chosen_logprobs, last_scores, pad
 from l2.model.transformer import LanguageModel, ScalarModel
-
-SAMPLE_BATCH = 128  # answers written at once
+from l2.train.pretrain import token_losses
 
 # (prompts, answers) as ids to raw logits: helpfulness [N], and safety [N] or None where nobody judges it.
 RewardFn = Callable[[Sequence[list[int]], Sequence[list[int]]], tuple[Tensor, Tensor | None]]
@@ -33,6 +33,7 @@ class Prompt:
     ids: list[int]
     identity: str
     tagged: bool = False
+    text: Any = field(default=None, compare=False)  # as it came, for samples that people read
 
 
 def as_prompts(records: Sequence[Record], rows: Sequence[list[int]], longest: int) -> list[Prompt]:
@@ -44,7 +45,7 @@ def as_prompts(records: Sequence[Record], rows: Sequence[list[int]], longest: in
                 record.where, f"a prompt of {len(ids)} tokens", f"at most {longest}: the answer must fit too"
             )
         tagged = "safety" in record and record.need("safety", bool)
-        prompts.append(Prompt(ids, record.identity, tagged))
+        prompts.append(Prompt(ids, record.identity, tagged, record.get("prompt")))
     return prompts
 
 
@@ -84,20 +85,6 @@ def judge(prompts: Sequence[Prompt], answers: Sequence[Completion], score: Rewar
         return Rollout(prompts, answers, helpful_N, None, helpful_N, torch.zeros_like(tagged_N), cut_N)
     scores_N, gated_N = gate(safe_N, helpful_N, tagged_N), tagged_N | (safe_N < GATE_LOGIT)
     return Rollout(prompts, answers, helpful_N, safe_N, scores_N, gated_N, cut_N)
-
-
-def roll_out(
-    policy: LanguageModel,
-    prompts: Sequence[Prompt],
-    keys: Sequence[int],
-    sampling: Sampling,
-    score: RewardFn,
-    eos_id: int,
-) -> Rollout:
-    """One answer to each prompt, drawn by its key, and judged."""
-    ids = [prompt.ids for prompt in prompts]
-    answers = generate(policy, ids, keys, sampling, eos_id=eos_id, batch_size=SAMPLE_BATCH)
-    return judge(prompts, [completion for (completion,) in answers], score)
 
 
 @dataclass
@@ -166,19 +153,33 @@ def action_values(value: ScalarModel, part: Part) -> Tensor:
     return values_BT[part.row_A, part.at_A]
 
 
+def action_logprobs(policy: LanguageModel, part: Part) -> Tensor:
+    """log π [A] of the actions."""
+    return -token_losses(policy, action_hidden(policy, part), part.targets_A)
+
+
 @torch.no_grad()
-def measure(
-    part: Part, policy: LanguageModel, reference: LanguageModel, value: ScalarModel | None, dtype: torch.dtype
-) -> None:
+def measure(part: Part, policy: LanguageModel, reference: LanguageModel, value: ScalarModel | None) -> None:
     """Fill in log-probabilities, entropies and, with a value model, V, by the forward pass of training.
 
     In the micro-batches of the update, so that the ratio of its first mini-batch is 1 to the last bit.
     """
-    with torch.autocast(part.tokens_BT.device.type, dtype, enabled=dtype != torch.float32):
-        part.old_A, part.entropy_A = chosen_logprobs(policy, action_hidden(policy, part), part.targets_A)
-        part.reference_A, _ = chosen_logprobs(reference, action_hidden(reference, part), part.targets_A)
-        if value is not None:
-            part.values_A = action_values(value, part)
+    hidden_AD = action_hidden(policy, part)
+    part.old_A = -token_losses(policy, hidden_AD, part.targets_A)
+    _, part.entropy_A = chosen_logprobs(policy, hidden_AD, part.targets_A)
+    part.reference_A = action_logprobs(reference, part)
+    if value is not None:
+        part.values_A = action_values(value, part)
+
+
+def answer_kls(parts: Sequence[Part], count: int) -> list[float]:
+    """log π - log π_0 of each of `count` answers, summed over its tokens: unbiased for its KL, of either sign."""
+    kls_N = torch.zeros(count, dtype=torch.float64)
+    for part in parts:
+        log_ratio_A = kl_k1(part.old_A, part.reference_A).double().cpu()
+        kls_N.index_add_(0, part.rows_B.cpu()[part.row_A.cpu()], log_ratio_A)
+    kls: list[float] = kls_N.tolist()
+    return kls
 
 
 def distinct(answers: Sequence[Completion], n: int = 2) -> float:
@@ -195,9 +196,13 @@ def metrics(rollout: Rollout, parts: Sequence[Part]) -> dict[str, float]:
     entropy = torch.cat([part.entropy_A for part in parts]).double()
     answers = len(rollout.answers)
     means = {"reward": rollout.scores_N, "helpful": rollout.helpful_N}
+    spreads = {"helpful_std": rollout.helpful_N}
     if rollout.safe_N is not None:
         means |= {"safe": rollout.safe_N, "gated": rollout.gated_N}
-    return {name: float(values.double().mean()) for name, values in means.items()} | {
+        spreads |= {"safe_std": rollout.safe_N}
+    found = {name: float(values.double().mean()) for name, values in means.items()}
+    found |= {name: float(values.double().std(unbiased=False)) for name, values in spreads.items()}
+    return found | {
         "kl": float(kl_k1(old, reference).sum()) / answers,
         "kl_k3": float(kl_k3(old, reference).sum()) / answers,
         "entropy": float(entropy.mean()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -67,15 +67,15 @@ class FineTuning:
         micro: int,
         epochs: int,
         seed: int,
-        held_out: Sequence[Example] = (),
+        held_out: Mapping[str, Sequence[Example]] | None = None,
     ) -> None:
-        """`batch` rows a step, `micro` at once."""
+        """`batch` rows a step, `micro` at once; held_out: at least one dialog of each source that is named."""
         self.sources, self.seq_len, self.batch_size, self.micro, self.seed = sources, seq_len, batch, micro, seed
         self._first = [0, *accumulate(len(source.examples) for source in sources)]
         lengths = np.concatenate([source.examples.lengths for source in sources])
         self._passes = [self._packed(lengths, number) for number in range(epochs)]
         self._ends = [0, *accumulate(map(len, self._passes))]
-        self._held_out = held_out
+        self._held_out = held_out or {}
 
     @property
     def rows(self) -> int:
@@ -117,10 +117,11 @@ class FineTuning:
         rows = range(first, min(first + self.batch_size, self.rows))[rank::world]
         return self._micros([self._row(i) for i in rows])
 
-    def validation(self) -> list[Micro]:
-        """All held-out dialogs, packed."""
-        rows = pack([len(example.ids) for example in self._held_out], self.seq_len)
-        return self._micros([[self._held_out[i] for i in row] for row in rows])
+    def validation(self) -> Iterator[tuple[str, list[Micro]]]:
+        """All held-out dialogs, packed source by source."""
+        for name, dialogs in self._held_out.items():
+            rows = pack([len(example.ids) for example in dialogs], self.seq_len)
+            yield name, self._micros([[dialogs[i] for i in row] for row in rows])
 
     def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
         """The summed loss of the learned tokens, in nats."""

@@ -209,8 +209,8 @@ def result_records(measured: Measured, inputs: Sequence[Record]) -> list[dict[st
         "l2_version": version(),
     }
     return [
-        {"task": measured.task, "metric": metric, "value": value, "stderr": stderr, "n": n}
-        | ({} if interval is None else {"interval": interval})
+        {"task": measured.task, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}
+        | ({} if found.interval is None else {"interval": found.interval})
         | common
-        for metric, (value, stderr, n, interval) in measured.metrics.items()
+        for metric, found in measured.metrics.items()
     ]

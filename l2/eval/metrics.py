@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -13,12 +13,16 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 class Estimate(NamedTuple):
-    """A value, its standard error (None for a single item), of how many independent items, and a 95 % interval."""
+    """A value, its standard error (None for a single item), of how many independent items, and a 95 % interval.
+
+    curve: columns of numbers behind the value, for a figure.
+    """
 
     value: float
     stderr: float | None
     n: int
     interval: tuple[float, float] | None = None
+    curve: Mapping[str, Sequence[float]] | None = None
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:

@@ -8,6 +8,7 @@ from typing import Any
 
 from l2.align.ghost import ask_turns, check_constraint, instructed, obeys, user_turns
 from l2.align.temporal import answer_on, asked_on, event_date, shifted, tells
+from l2.eval.attention import attention_by_turn
 from l2.eval.metrics import Estimate, exact_match, mean, ratio, win_rate
 from l2.eval.subject import Item, Subject, fit
 from l2.files.jsonl import Record
@@ -127,13 +128,16 @@ def ask_dialogs(subject: Subject, records: Sequence[Record], on_progress: OnProg
     names = [record.identity for record, *_ in asked]
     settings: dict[str, Any] = {"batch_size": subject.batch_size, "on_progress": on_progress}
     answers = ask_turns(subject.policy, subject.tokenizer, dialogs, names, subject.sampling, **settings)
-    return [
-        {"id": name, "turn": turn, "response": text, "finish": answer.finish, "obeyed": obeys(constraint, text)}
-        for name, (_, constraint, _, first), given in zip(names, asked, answers, strict=True)
-        for turn, answer in enumerate(given, 1)
-        if turn >= first
-        for text in [subject.tokenizer.decode(answer.tokens).strip()]
-    ]
+    items = []
+    for name, (_, constraint, _, first), turns, given in zip(names, asked, dialogs, answers, strict=True):
+        shares = attention_by_turn(subject.language_model, subject.tokenizer, turns, given) if subject.attention else []
+        for turn, answer in enumerate(given, 1):
+            if turn >= first:
+                text = subject.tokenizer.decode(answer.tokens).strip()
+                item = {"id": name, "turn": turn, "response": text, "finish": answer.finish}
+                item |= {"obeyed": obeys(constraint, text)} | ({"attention": shares[turn - 1]} if shares else {})
+                items.append(item)
+    return items
 
 
 def turns_to_judge(records: Sequence[Record]) -> int:
@@ -143,15 +147,22 @@ def turns_to_judge(records: Sequence[Record]) -> int:
 
 
 def measure_dialogs(items: Sequence[Item]) -> dict[str, Estimate]:
-    """Share of answers that obey: from turn 2 on, with dialogs as clusters, and at each turn (paper Table 30)."""
+    """Share of answers that obey: from turn 2 on, with dialogs as clusters, and at each turn (paper Table 30).
+
+    Where items have it, also the attention to the instruction at each turn (Figure 10, see l2/eval/attention.py).
+    """
     turns: dict[int, list[bool]] = {}
+    looks: dict[int, list[float]] = {}
     later: dict[str, list[bool]] = {}
     for item in items:
         turns.setdefault(item["turn"], []).append(item["obeyed"])
+        if "attention" in item:
+            looks.setdefault(item["turn"], []).append(item["attention"])
         if item["turn"] > 1:
             later.setdefault(item["id"], []).append(item["obeyed"])
     metrics = {"obeyed": ratio([sum(d) for d in later.values()], [len(d) for d in later.values()])} if later else {}
-    return metrics | {f"obeyed/turn{turn}": mean(turns[turn]) for turn in sorted(turns)}
+    metrics |= {f"obeyed/turn{turn}": mean(turns[turn]) for turn in sorted(turns)}
+    return metrics | {f"attention/turn{turn}": mean(looks[turn]) for turn in sorted(looks)}
 
 
 A_YEAR = 365  # days from the event to the dates that are stated (ours)

@@ -1,18 +1,16 @@
-"""Tasks whose text is given, and only scored: bits per byte, multiple choice, preferences."""
+"""Tasks whose text is given, and only scored: bits per byte, multiple choice."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from l2.align.losses import RATINGS
-from l2.align.preferences import encode_pairs
-from l2.eval.metrics import Estimate, likeliest, mean, preferred, ratio
+from l2.eval.metrics import Estimate, likeliest, mean, ratio
 from l2.eval.subject import Item, Subject, fit
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
-from l2.generate.scoring import last_scores, loglikelihood
+from l2.generate.scoring import loglikelihood
 from l2.tokens.tokenizer import Tokenizer
 
 Ids = list[int]
@@ -106,28 +104,3 @@ def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnPr
 def measure_choices(items: Sequence[Item]) -> dict[str, Estimate]:
     """Share of questions whose likeliest choice is the right one."""
     return {"accuracy": mean([item["correct"] for item in items])}
-
-
-def score_preferences(subject: Subject, records: Sequence[Record], on_progress: OnProgress) -> list[Item]:
-    """Rewards, as raw logits, of both answers, and whether the chosen one has the higher (a tie is half right)."""
-    model = subject.reward_model
-    pairs = encode_pairs(records, subject.tokenizer, model.config.max_seq_len)
-    subject.show(pairs[0].chosen)
-    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    scores = last_scores(model, rows, subject.batch_size, on_progress)
-    both = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
-    return [
-        {"id": record.identity, "rating": pair.rating, "chosen_reward": a, "rejected_reward": b}
-        | {"correct": preferred(a, b)}
-        for record, pair, (a, b) in zip(records, pairs, both, strict=True)
-    ]
-
-
-def measure_preferences(items: Sequence[Item]) -> dict[str, Estimate]:
-    """Accuracy over all pairs and for each rating, the strongest first (paper Table 8)."""
-    found = {item["rating"] for item in items} - {None}
-    ratings = [*(r for r in RATINGS if r in found), *sorted(found - set(RATINGS), key=str)]
-    return {"accuracy": mean([item["correct"] for item in items])} | {
-        f"accuracy/{rating}": mean([item["correct"] for item in items if item["rating"] == rating])
-        for rating in ratings
-    }

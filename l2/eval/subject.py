@@ -26,6 +26,7 @@ class Subject:
     A reward model ranks preferences, and a language model does everything else; a server in its place only answers.
     chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
     baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
+    attention: dialogs under an instruction are measured for how much of it goes to the instruction, too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     rewards: Mapping[str, ScalarModel] = field(default_factory=dict)
     baseline: tuple[str, LanguageModel] | None = None
     show: Callable[[Sequence[int]], None] = _nobody
+    attention: bool = False
 
     @property
     def policy(self) -> Sampler:

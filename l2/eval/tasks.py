@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from l2.eval.metrics import Estimate
+from l2.eval.pairs import measure_pairs, score_pairs
 from l2.eval.sampled import (
     answer_exactly,
     ask_dates,
@@ -22,10 +23,8 @@ from l2.eval.sampled import (
 from l2.eval.scored import (
     measure_choices,
     measure_documents,
-    measure_preferences,
     score_choices,
     score_documents,
-    score_preferences,
 )
 from l2.eval.subject import Item, Subject
 from l2.files.errors import BadInput, L2Error, UsageError
@@ -56,9 +55,7 @@ KINDS = {
     "multiple choice": Kind(
         ("question", "choices", "answer"), score_choices, measure_choices, "llama", "log-likelihoods"
     ),
-    "preferences": Kind(
-        ("prompt", "chosen", "rejected"), score_preferences, measure_preferences, "score at EOS", "rewards"
-    ),
+    "preferences": Kind(("prompt", "chosen", "rejected"), score_pairs, measure_pairs, "score at EOS", "rewards"),
     "exact match": Kind(("prompt", "target"), answer_exactly, measure_exact, "greedy {form}, {tokens} new tokens"),
     "dated facts": Kind(("prompt", "answer", "date"), ask_dates, measure_dates, _SAMPLED),
     "instructions": Kind(("messages", "constraint"), ask_dialogs, measure_dialogs, _SAMPLED),
@@ -106,6 +103,10 @@ def check(subject: Subject, tasks: Sequence[Task]) -> None:
             raise UsageError(f"{task.name} ({task.kind}) needs {asks}, and --endpoint gives answers alone: {can}")
         if task.kind == "prompts" and not subject.rewards:
             raise UsageError(f"{task.name} (prompts) needs a judge: give --rm NAME=DIR")
+    if subject.attention and not isinstance(subject.model, LanguageModel):
+        raise UsageError("--attention looks into a language model, which an --endpoint or a reward model is not")
+    if subject.attention and not any(task.kind == "instructions" for task in tasks):
+        raise UsageError("--attention is measured on dialogs under an instruction, and no task has a constraint")
     if (subject.rewards or subject.baseline) and not any(task.kind == "prompts" for task in tasks):
         raise UsageError("--rm and --baseline judge answers to prompts, and no task has prompts alone")
 
@@ -126,8 +127,8 @@ def result_records(
 ) -> list[dict[str, Any]]:
     """Result records, one a metric. `sha256` is of the model, None where its weights are not here.
 
-    task_version names our version and the records' hash. A win rate also has its `interval` (Wilson, 95 %) and the
-    `baseline`.
+    task_version names our version and the records' hash. Some have an `interval` (95 %) or a `curve` of numbers, and
+    all of a comparison the `baseline`.
     """
     settings = subject.sampling
     protocol = KINDS[task.kind].protocol.format(
@@ -147,9 +148,12 @@ def result_records(
         "l2_version": version(),
     }
     results = []
-    for metric, (value, stderr, n, interval) in metrics.items():
-        result = {"task": task.name, "metric": metric, "value": value, "stderr": stderr, "n": n, **common}
-        if interval is not None and subject.baseline is not None:
-            result |= {"interval": interval, "baseline": subject.baseline[0]}
-        results.append(result)
+    for metric, found in metrics.items():
+        result = {"task": task.name, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}
+        for name in ("interval", "curve"):
+            if getattr(found, name) is not None:
+                result[name] = getattr(found, name)
+        if metric.startswith("win_rate") and subject.baseline is not None:
+            result["baseline"] = subject.baseline[0]
+        results.append(result | common)
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -17,6 +18,7 @@ from l2.files.errors import L2Error
 
 # Names of devices and of open files: what is written to them belongs to whoever opened them.
 DESCRIPTORS = {"/dev", "/dev/fd", "/proc/self/fd"}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of which the system does not say where
 NEWCOMER = 10.0  # seconds within which a file that was opened may not be locked yet
 
 
@@ -79,6 +81,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(f.fileno())
         os.replace(partial, path)
         _fsync_dir(path.parent)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from l2.files.atomic import remove_partial, write_atomic
-from l2.files.errors import L2Error, UsageError
+from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import encode_record
 
 MANIFEST = "run.json"
@@ -51,12 +51,17 @@ def sha256_records(records: list[Any]) -> str:
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any] | None:
-    """The manifest of a run directory, or None where there is none."""
+    """The manifest of a run directory, or None where there is none. Raises BadInput for a broken one."""
+    path = Path(directory) / MANIFEST
     try:
-        manifest: dict[str, Any] = orjson.loads((Path(directory) / MANIFEST).read_bytes())
-        return manifest
+        manifest: dict[str, Any] = orjson.loads(path.read_bytes())
+        if {"status", "settings", "inputs", "seconds"} <= manifest.keys():
+            return manifest
     except FileNotFoundError:
         return None
+    except (orjson.JSONDecodeError, AttributeError):
+        pass
+    raise BadInput(str(path), "no manifest of a run", "what l2 wrote there; remove the directory to start again")
 
 
 class Run:

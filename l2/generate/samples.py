@@ -10,8 +10,8 @@ from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Completion, Sampler, Sampling, generate, prompt_key
-from l2.generate.scoring import last_scores
-from l2.model.transformer import ScalarModel
+from l2.generate.scoring import last_scores, probability
+from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.chat import check_messages, encode_dialog, encode_prompt, messages_of
 from l2.tokens.tokenizer import Tokenizer
 
@@ -99,6 +99,24 @@ def sample_answers(
             yield [Record(known | new | settings | {"sample": i}, record.where) for i, new in enumerate(made)]
 
 
+def sampler_of(
+    tokenizer: Tokenizer, prompts: Sequence[str], context: int, sampling: Sampling, name: str
+) -> Callable[[LanguageModel], list[Record]]:
+    """What makes a sample record of each of `prompts`, texts to go on from, of the model it is given: always alike.
+
+    Raises BadInput for a prompt that leaves no room in a context of `context` tokens.
+    """
+    records = [Record({"id": str(i), "prompt": prompt}, "--sample") for i, prompt in enumerate(prompts)]
+    rows = [prompt_ids(tokenizer, record, raw=True) for record in records]
+    _check_room(records, rows, context)
+
+    def draw(model: LanguageModel) -> list[Record]:
+        answers = sample_answers(model, tokenizer, records, rows, sampling, name=name, raw=True)
+        return [sample for (sample,) in answers]
+
+    return draw
+
+
 def _says(tokenizer: Tokenizer, stop: Sequence[str], *, raw: bool) -> Callable[[Sequence[int]], bool]:
     """Whether the text of ids holds one of `stop` near its end: a token is a byte at least, so that is far enough.
 
@@ -166,13 +184,16 @@ def add_rewards(
     records: Iterable[Record],
     *,
     batch_size: int = 64,
+    sigmoid: bool = False,
     on_progress: OnProgress = ignore,
 ) -> Iterator[Record]:
     """The samples or dialogs in turn, with `rewards` {name: raw score at the last token} added to those they have.
 
+    sigmoid: σ(score) instead, the paper's scale from 0 to 1 (§3.2.2).
     Raises BadInput for a record that can't be scored, and for one of more tokens than a model's context.
     """
     context = min(model.config.max_seq_len for model in models.values())
+    squash = probability if sigmoid else float
     done = 0
     for window in windows(records, WINDOW * batch_size):
         rows = [answered_ids(tokenizer, record) for record in window]
@@ -182,7 +203,7 @@ def add_rewards(
         scores = {name: last_scores(model, rows, batch_size) for name, model in models.items()}
         for i, record in enumerate(window):
             known = record.need("rewards", dict) if "rewards" in record else {}
-            rewards = known | {name: values[i] for name, values in scores.items()}
+            rewards = known | {name: squash(values[i]) for name, values in scores.items()}
             yield Record(record | {"rewards": rewards}, record.where)
         done += len(window)
         on_progress(done, None, "")

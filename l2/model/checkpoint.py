@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -152,6 +154,17 @@ def read_tensors(
         raise BadInput(str(path), f"a broken safetensors file ({error})", "a whole one") from None
 
 
+def write_tensors(tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Write a safetensors file. Raises OSError, as for any other file, where the system refuses."""
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+
+
 def read_weights(
     directory: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
@@ -283,7 +296,7 @@ def save_model(
     shards = shards_of(model_tensors(model) if whole is None else whole, shard_bytes)
     for name, tensors in shards.items():
         with atomic_file(directory / name) as file:
-            save_file(tensors, file.name, {"format": "pt"})
+            write_tensors(tensors, file.name)
     if len(shards) > 1:
         size = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors.values())
         files = {weight: name for name, tensors in shards.items() for weight in tensors}

@@ -65,16 +65,14 @@ def frequencies(config: ModelConfig, device: torch.device | str = "cpu") -> Tens
 
 def rotary(positions_BT: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """cos and sin [B, 1, T, C] in fp32 of the angle of each pair of channels, told twice: see `rotate`."""
-    angles = positions_BT.float()[:, None, :, None] * frequencies(config, positions_BT.device)
-    angles = torch.cat((angles, angles), dim=-1)
+    angles = (positions_BT.float()[:, None, :, None] * frequencies(config, positions_BT.device)).repeat(1, 1, 1, 2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + C/2) of a head by its angle: the Hugging Face order of channels."""
     first, second = x_BHTC.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x_BHTC * cos + turned * sin).to(x_BHTC.dtype)
+    return (x_BHTC * cos + torch.cat((-second, first), dim=-1) * sin).to(x_BHTC.dtype)
 
 
 LONG = 512 * 512  # scores of a head, above which they are never held all at once
@@ -83,16 +81,14 @@ LONG = 512 * 512  # scores of a head, above which they are never held all at onc
 def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor) -> Tensor:
     """softmax(q·k / √C) · v with G query heads sharing each key/value head; mask [B or 1, 1, T, S] bool.
 
-    Written as two plain products: on CPUs that is faster to train than the fused kernel, until the table of scores
-    grows too large to hold.
+    Two plain products: on CPUs faster to train than the fused kernel, until the table of scores is too large to hold.
     """
     B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
     if q_BHTC.is_cuda or T * S > LONG:
         return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=H != K)
     q = (q_BHTC * C**-0.5).reshape(B, K, (H // K) * T, C)
-    scores = torch.matmul(q, k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)
-    scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    scores = torch.matmul(q, k_BKSC.mT).view(B, K, H // K, T, S).masked_fill(~mask[:, :, None], -math.inf)
     weights = scores.float().softmax(dim=-1).to(v_BKSC.dtype).view(B, K, (H // K) * T, S)
     return torch.matmul(weights, v_BKSC).view(B, H, T, C)
 
@@ -139,15 +135,14 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        B, T, _ = x_BTD.shape
-        q = self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, where.cos, where.sin), rotate(k, where.cos, where.sin)
+        k, v = (x.unflatten(2, (self.kv_heads, -1)).transpose(1, 2) for x in (self.k_proj(x_BTD), self.v_proj(x_BTD)))
+        k = rotate(k, where.cos, where.sin)
         if where.cache is not None:
             k, v = where.cache.put(self.layer, k, v, where.positions_BT, where.mask.shape[-1])
-        out = attend(q, k, v, where.mask)
-        y_BTD: Tensor = self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        x_BTD, where = where.asking(self.layer, x_BTD)
+        q = self.q_proj(x_BTD).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
+        out = attend(rotate(q, where.cos, where.sin), k, v, where.mask)
+        y_BTD: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
         return y_BTD
 
 
@@ -178,7 +173,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), where)
+        x_BTD = where.asking(self.self_attn.layer, x_BTD)[0] + self.self_attn(self.input_layernorm(x_BTD), where)
         out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out
 
@@ -189,6 +184,7 @@ class Where:
     def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
         self.positions_BT, self.cache, self.by_documents = positions_BT, cache, mask is None and cache is None
         self.cos, self.sin = rotary(positions_BT, config)
+        self.fork_B2: Tensor | None = None  # see forks.py
         if mask is not None:
             self.mask = mask
         elif cache is not None:
@@ -198,6 +194,10 @@ class Where:
             at = torch.arange(positions_BT.shape[1], device=positions_BT.device)
             back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
             self.mask = ((back_TT >= 0) & (back_TT <= positions_BT[:, :, None]))[:, None]
+
+    def asking(self, layer: int, x_BTD: Tensor) -> tuple[Tensor, Where]:
+        """The places whose output a layer is asked for: all, here; and what it needs to know of them."""
+        return x_BTD, self
 
 
 class Trunk(nn.Module):
@@ -247,7 +247,7 @@ class _Headed(nn.Module):
 
         positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
         mask: bool [B or 1, 1, T, S], True where a query may look; unless given, back to position 0, where its document
-        starts. Rows are padded on the right, where a causal model never looks, so padding needs no mask.
+        starts. Padding on the right needs no mask: a causal model never looks there.
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)

@@ -3,7 +3,11 @@
 Brown et al. 2020 (GPT-3, arXiv 2005.14165, §C) take word n-grams with n of 8 to 13 by the length of a task's items, and
 ignore those so frequent that they are a template. Here each text of an item stands for itself (ours): one of 13 words
 or more by all its 13-grams, one of 8 to 12 by all of its words, and a shorter one by nothing. Words are those of
-`duplicates.normalised`. What of an evaluation set a corpus holds in tokens (paper §A.6) is another question.
+`duplicates.normalised`.
+
+`l2 contam` asks another question, by the paper's rule (§A.6): how much of each verbalised prompt stands in the shards,
+in tokens. That rule can't serve here: filtering comes before there is a tokenizer, an item's fields before their
+prompt, and a document is to be dropped for an item of its own, not for eleven tokens of a phrase that anybody writes.
 """
 
 from __future__ import annotations

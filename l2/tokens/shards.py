@@ -60,10 +60,14 @@ class Shard:
         Raises L2Error when the file is missing, BadInput when it is broken.
         """
         self.path = Path(path)
+        if self.path.is_dir():
+            raise UsageError(f"{path}: a directory; name the shards in it, as in {path}/*.bin")
         if not self.path.is_file():
             raise L2Error(f"{path}: no such file")
         size = self.path.stat().st_size
         if raw_uint16:
+            if self._type_of(np.fromfile(self.path, "<i4", 2)) is not None:
+                raise UsageError(f"{path}: it has a header, so that --raw-uint16 is wrong")
             self.format, words, dtype, start = "raw uint16", np.zeros(HEADER_WORDS, "<i4"), FORMATS[2][2], 0
             count, odd = divmod(size, 2)
             if odd:
@@ -81,9 +85,14 @@ class Shard:
         # An empty range of a file can't be mapped.
         self.tokens: np.ndarray = np.memmap(self.path, dtype, "r", start, (count,)) if count else np.empty(0, dtype)
 
+    @staticmethod
+    def _type_of(words: np.ndarray) -> np.dtype[Any] | None:
+        """The tokens' type by the first two words of a file, None where they start no header."""
+        return next((dtype for *form, dtype in FORMATS.values() if words[:2].tolist() == form), None)
+
     def _check(self, words: np.ndarray, size: int) -> np.dtype[Any]:
         """The tokens' type, of a file of `size` bytes with the header `words`."""
-        dtype = next((dtype for *form, dtype in FORMATS.values() if words[:2].tolist() == form), None)
+        dtype = self._type_of(words)
         if dtype is None or len(words) < HEADER_WORDS:
             found = f"a file of {size:,} bytes that starts with {words[:2].tolist()}"
             raise BadInput(str(self.path), found, "a token shard (.bin)")

@@ -100,10 +100,33 @@ class Tokenizer:
         """Whether an id stands for a byte of a character that has no piece."""
         return bool(self._pieces.is_byte(token))
 
+    def byte_counter(self) -> ByteCounter | None:
+        """What counts the bytes of text behind ids, or None where ids don't tell: the text was normalised, or has
+        characters without a piece and without bytes."""
+        rules = read_rules(self.model_bytes)
+        return None if rules.why_plain else ByteCounter(self, rules)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`. BOS, EOS, padding, and ids of an embedding larger than the vocabulary have none."""
         text: str = self._pieces.decode([i for i in ids if 2 < i < self.vocab_size])
         return text
+
+
+class ByteCounter:
+    """Bytes of text (UTF-8) that ids stand for: exact but for a U+2581 in it, which ids can't tell from a space."""
+
+    def __init__(self, tokenizer: Tokenizer, rules: Rules) -> None:
+        self._tokenizer, self._prefix = tokenizer, rules.prefix
+        self._sizes = np.zeros(tokenizer.vocab_size, np.int64)  # BOS and EOS stand for nothing
+        self._sizes[list(rules.bytes)] = 1
+        for text, token, _ in rules.pieces:
+            self._sizes[token] = len(text)
+
+    def __call__(self, ids: np.ndarray, before: np.ndarray) -> int:
+        """Of `ids` [N] together; `before` [N] holds the id before each. The space that is put before a text is not of
+        it."""
+        first = (before == self._tokenizer.bos_id) & (self._sizes[ids] > 0)
+        return int(self._sizes[ids].sum()) - self._prefix * int(first.sum())
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from l2.files.atomic import atomic_dir, write_atomic
-from l2.files.errors import L2Error
-from l2.model.checkpoint import read_tensors
+from l2.files.errors import BadInput, L2Error
+from l2.model.checkpoint import read_json, read_tensors, write_tensors
 
-OPTIMIZER, STATE, LOG = "optimizer.safetensors", "state.json", "log.jsonl"
+OPTIMIZER, STATE, LOG, SAMPLES = "optimizer.safetensors", "state.json", "log.jsonl", "samples.jsonl"
 
 
 def save_step(
@@ -39,22 +37,14 @@ def save_step(
     try:
         with atomic_dir(path) as partial:
             save_models(partial)
-            save_file(dict(optimizer), partial / OPTIMIZER)
+            write_tensors(dict(optimizer), partial / OPTIMIZER)
             (partial / STATE).write_bytes(orjson.dumps(dict(state) | {"step": step}, option=orjson.OPT_INDENT_2))
-    except (OSError, SafetensorError) as error:
-        raise L2Error(f"{path}: can't be saved ({_reason(error)}); earlier checkpoints are as they were") from None
+    except OSError as error:
+        raise L2Error(f"{path}: can't be saved ({error.strerror}); earlier checkpoints are as they were") from None
     for old in _steps(out)[:-keep]:
         if not keep_every or _step_of(old) % keep_every:
             _remove(old)
     return path
-
-
-def _reason(error: Exception) -> str:
-    """What the system said: "No space left on device"."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    told = re.search(r"I/O error: (.+) \(os error", str(error))  # how safetensors words an error of the system
-    return told[1] if told else str(error)
 
 
 def _remove(path: Path) -> None:
@@ -80,26 +70,37 @@ def latest_step(out: Path) -> Path | None:
 
 
 def load_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's tensors and the state of a checkpoint; its models are loaded by model/checkpoint.py."""
-    state: dict[str, Any] = orjson.loads((path / STATE).read_bytes())
-    return read_tensors(path / OPTIMIZER), state
+    """The optimizer's tensors and the state of a checkpoint; its models are loaded by model/checkpoint.py.
+
+    Raises L2Error for a file that is missing, BadInput for one that is broken.
+    """
+    return read_tensors(path / OPTIMIZER), read_json(path / STATE)
 
 
 class Log:
-    """OUT/log.jsonl. Opened at step N, it forgets the lines of later steps that a killed run had written."""
+    """OUT/log.jsonl or samples.jsonl. Opened at step N, it forgets what a killed run had written of later steps."""
 
-    def __init__(self, out: Path, step: int, writes: bool = True) -> None:
-        """`writes`: False in every rank but the first."""
-        self.path, self.writes = out / LOG, writes
+    def __init__(self, out: Path, step: int, writes: bool = True, name: str = LOG) -> None:
+        """`writes`: False in every rank but the first; name: of another file of lines with a step."""
+        self.path, self.writes = out / name, writes
         self.last: dict[str, Any] = {}
         kept: list[bytes] = []
         for row in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
             # A kill may have torn the last line.
-            if row.endswith(b"\n") and (line := orjson.loads(row))["step"] <= step:
+            if row.endswith(b"\n") and (line := self._line(row))["step"] <= step:
                 kept.append(row)
                 self.last = line
-        if writes:
+        if writes and (kept or name == LOG or self.path.exists()):
             write_atomic(self.path, b"".join(kept))
+
+    def _line(self, row: bytes) -> dict[str, Any]:
+        try:
+            line = orjson.loads(row)
+        except orjson.JSONDecodeError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            return line
+        raise BadInput(str(self.path), f"the line {row[:40]!r}", "lines as a training writes them, each with its step")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ Sums = dict[str, Tensor | float]
 class HasSums(Protocol):
     """See `loop.Objective`."""
 
-    def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
+    def sums(self, model: Any, tensors: Any) -> Sums:
         """What a micro-batch sums up to."""
 
 
@@ -64,7 +64,7 @@ class Compute(nn.Module):
         pairs = [(masters[name], weight) for name, weight in self.model.named_parameters()]
         self._pairs = [(master, weight) for master, weight in pairs if master is not weight]
 
-    def forward(self, tensors: Mapping[str, Tensor]) -> Sums:
+    def forward(self, tensors: Any) -> Sums:
         """The objective's sums over a micro-batch."""
         return self.objective.sums(self.model, tensors)
 

@@ -27,8 +27,8 @@ static inline float sigmoid(float x) {
 
 // x · cos + way · (-x2, x1) · sin for the halves x1, x2 of x [C], times scale; without angles x times scale
 template <class From>
-static void turn(const From* __restrict x, const float* __restrict cos, const float* __restrict sin, float way, float scale,
-                 SCALAR* __restrict out, int64_t C) {
+static void turn(const From* __restrict x, const float* __restrict cos, const float* __restrict sin, float way,
+                 float scale, SCALAR* __restrict out, int64_t C) {
     if (!cos) {
         for (int64_t i = 0; i < C; i++) out[i] = float(x[i]) * scale;
         return;
@@ -115,8 +115,8 @@ struct Matrix {
 };
 typedef Matrix<SCALAR> Scalars;
 
-// `count` rows of C numbers, `apart` in x, become the first of a matrix, turned and scaled where there are angles; the rest
-// of `rows` is zero.
+// `count` rows of C numbers, `apart` in x, become the first of a matrix, turned and scaled where there are angles; the
+// rest of `rows` is zero.
 static void load(const SCALAR* x, int64_t apart, const float* cos, const float* sin, float scale, int64_t count,
                  int64_t rows, int64_t C, Scalars& out) {
     for (int64_t i = 0; i < count; i++)
@@ -150,14 +150,21 @@ static void flip(Scalars& from, int64_t rows, int64_t C, Scalars& out) {
 }
 
 // What queries t0 .. t0 + count see: keys from `first` on, in whole panels, to t0 + ROWS. Row r of them sees keys
-// from[r] .. t0 + r.
+// from[r] .. t0 + r: those of its document; or, in a row with a fork, all but fork[0] .. fork[1] from the latter on.
 struct Seen {
-    int64_t first, count, from[ROWS];
-    Seen(const int64_t* positions, int64_t t0, int64_t T) : first(t0), count(std::min(ROWS, T - t0)) {
+    int64_t first, t0, count, from[ROWS];
+    const int64_t* fork;
+    Seen(const int64_t* positions, const int64_t* fork, int64_t t0, int64_t T)
+        : first(t0), t0(t0), count(std::min(ROWS, T - t0)), fork(fork) {
         for (int64_t r = 0; r < count; r++) {
-            from[r] = t0 + r - positions[t0 + r];
+            from[r] = fork ? 0 : t0 + r - positions[t0 + r];
             first = std::min(first, from[r] / PANEL * PANEL);
         }
+    }
+    void hide(Matrix<float>& scores) {  // first is 0 where there is a fork
+        for (int64_t r = 0; fork && r < count; r++)
+            if (t0 + r >= fork[1])
+                std::fill(scores.row(r) + fork[0], scores.row(r) + fork[1], -std::numeric_limits<float>::infinity());
     }
 };
 
@@ -184,12 +191,12 @@ static float unscaled(float* __restrict scores, SCALAR* __restrict weights, int6
 
 extern "C" {
 
-// Attention: out [B, T, K, G, C] = softmax(q·k / √C) · v for queries of that shape and keys and values [B, T, K, C] as the
-// projections give them, to be turned by the angles cos and sin [B, T, C]. Nobody sees past the start of its document, which
-// positions [B, T] tell. logs [B, K, G, T] keeps log Σ e^score of each query.
+// Attention: out [B, T, K, G, C] = softmax(q·k / √C) · v for queries of that shape and keys and values [B, T, K, C] as
+// the projections give them, to be turned by the angles cos and sin [B, T, C]. Nobody sees past the start of its
+// document, which positions [B, T] tell; fork [B, 2] (null: none) as in `Seen`. logs [B, K, G, T] keeps log Σ e^score of each query.
 void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
-               const int64_t* positions, SCALAR* out, float* logs, int64_t B, int64_t T, int64_t K, int64_t G, int64_t C,
-               int threads) {
+               const int64_t* positions, const int64_t* fork, SCALAR* out, float* logs, int64_t B, int64_t T, int64_t K,
+               int64_t G, int64_t C, int threads) {
     int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD;
 #pragma omp parallel num_threads(threads)
     {
@@ -205,12 +212,13 @@ void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* c
             stack(plain, S, N, values);
             for (int64_t g = 0; g < G; g++)
                 for (int64_t t0 = 0; t0 < T; t0 += ROWS) {
-                    Seen seen(positions + b * T, t0, T);
+                    Seen seen(positions + b * T, fork ? fork + b * 2 : nullptr, t0, T);
                     int64_t width = t0 + ROWS - seen.first, at = kv * G + g * C + t0 * K * G * C;
                     load(q + at, K * G * C, angles + t0 * C, sines + t0 * C, 1 / std::sqrt(float(C)), seen.count, ROWS, C,
                          queries);
                     product(queries.words(), queries.down(), 1, keys.words() + seen.first * L, PANEL * L, PANEL,
                             scores.row(0), S, ROWS, width, L, false);
+                    seen.hide(scores);
                     float totals[ROWS];
                     for (int64_t r = 0; r < seen.count; r++) {
                         float most = unscaled(scores.row(r), weights.row(r), seen.from[r] - seen.first,
@@ -228,8 +236,9 @@ void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* c
 
 // The gradients of q, k and v; the weights are computed again, so that nothing of size T² is kept.
 void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
-                        const int64_t* positions, const float* logs, const SCALAR* dout, SCALAR* dq, SCALAR* dk,
-                        SCALAR* dv, int64_t B, int64_t T, int64_t K, int64_t G, int64_t C, int threads) {
+                        const int64_t* positions, const int64_t* fork, const float* logs, const SCALAR* dout,
+                        SCALAR* dq, SCALAR* dk, SCALAR* dv, int64_t B, int64_t T, int64_t K, int64_t G, int64_t C,
+                        int threads) {
     int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD, wide = K * G * C;
     float scale = 1 / std::sqrt(float(C));
 #pragma omp parallel num_threads(threads)
@@ -251,12 +260,13 @@ void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const
             dvalues.clear();
             for (int64_t g = 0; g < G; g++)
                 for (int64_t t0 = 0; t0 < T; t0 += ROWS) {
-                    Seen seen(positions + b * T, t0, T);
+                    Seen seen(positions + b * T, fork ? fork + b * 2 : nullptr, t0, T);
                     int64_t width = t0 + ROWS - seen.first, at = kv * G + g * C + t0 * wide;
                     load(q + at, wide, angles + t0 * C, sines + t0 * C, scale, seen.count, ROWS, C, queries);
                     load(dout + at, wide, nullptr, sines, 1, seen.count, ROWS, C, douts);
                     product(queries.words(), queries.down(), 1, keys.words() + seen.first * L, PANEL * L, PANEL,
                             scores.row(0), S, ROWS, width, L, false);
+                    seen.hide(scores);
                     product(douts.words(), douts.down(), 1, values.words() + seen.first * L, PANEL * L, PANEL,
                             dweights.row(0), S, ROWS, width, L, false);
                     for (int64_t r = 0; r < ROWS; r++) {

@@ -29,8 +29,8 @@ SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassocia
 
 POINTER, SIZE, INT, FLOAT = c_void_p, c_int64, c_int, c_float
 ARGUMENTS = {
-    "attention": [POINTER] * 8 + [SIZE] * 5 + [INT],
-    "attention_backward": [POINTER] * 11 + [SIZE] * 5 + [INT],
+    "attention": [POINTER] * 9 + [SIZE] * 5 + [INT],
+    "attention_backward": [POINTER] * 12 + [SIZE] * 5 + [INT],
     "norm": [POINTER] * 4 + [SIZE] * 2 + [FLOAT, INT],
     "norm_backward": [POINTER] * 6 + [SIZE] * 2 + [INT],
     "swiglu": [POINTER] * 3 + [SIZE, INT],
@@ -118,7 +118,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, where: Where, K: int, C: int) -> Tensor:
         B, T, X = q.shape
         ctx.shape = B, T, K, X // C // K, C
-        given = q, k, v, where.cos.contiguous(), where.sin.contiguous(), where.positions_BT.contiguous()
+        given = q, k, v, where.cos.contiguous(), where.sin.contiguous(), where.positions_BT.contiguous(), where.fork_B2
         out, logs = torch.empty_like(q), q.new_empty(B, X // C, T, dtype=torch.float32)
         call("attention", q.dtype, *given, out, logs, *ctx.shape)
         ctx.save_for_backward(*given, logs)
@@ -178,11 +178,11 @@ class FusedSwiGLU(SwiGLU):
 
 
 class FusedAttention(Attention):
-    """Attention, fused, for rows of whole documents; any other mask or a cache is left to torch."""
+    """Attention, fused, for rows of whole documents; what else there is, torch does."""
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        if not where.by_documents:
+        if not where.by_documents or where.asking(self.layer, x_BTD)[0] is not x_BTD:
             return super().forward(x_BTD, where)
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         mixed = _Attention.apply(q, k, v, where, self.kv_heads, self.head_dim)  # type: ignore[no-untyped-call]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +16,11 @@ from torch import Tensor
 from l2.files.errors import L2Error, Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.model.checkpoint import AnyModel, model_tensors, read_weights, save_model
+from l2.model.checkpoint import AnyModel, load_weights, model_tensors, read_weights, save_model
 from l2.model.config import ModelConfig
+from l2.model.transformer import LanguageModel
 from l2.tokens.tokenizer import Tokenizer
-from l2.train.checkpoints import Log, latest_step, load_step, save_step
+from l2.train.checkpoints import LOG, SAMPLES, Log, latest_step, load_step, save_step
 from l2.train.compute import Compute, Sums
 from l2.train.meter import Energy, carbon, measured_peak
 from l2.train.optim import adamw, apply, clip_gradients, load_optimizer, optimizer_tensors
@@ -34,11 +36,13 @@ class Micro:
 
     count: by what the loss is divided, summed over the global batch (tokens learned, or pairs).
     tokens: how many tokens it computes, for the meters.
+    bytes: of the text that what is learned stands for, 0 where nobody knows.
     """
 
     tensors: dict[str, Tensor]
     count: float
     tokens: int
+    bytes: float = 0.0
 
     def to(self, device: torch.device) -> dict[str, Tensor]:
         """The tensors on `device`."""
@@ -51,8 +55,8 @@ class Objective(Protocol):
     def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The micro-batches of a step that `rank` of `world` computes: every world-th item, a function of the step."""
 
-    def validation(self) -> list[Micro]:
-        """Held-out micro-batches, or none."""
+    def validation(self) -> Iterable[tuple[str, list[Micro]]]:
+        """The name of each held-out source and its micro-batches, at least one; none where nothing is held out."""
 
     def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
         """ "loss" and other quantities, each summed (not averaged) over the micro-batch."""
@@ -115,6 +119,8 @@ def summed(
     """
     ranks = training.ranks
     count, tokens = ranks.total([sum(m.count for m in micros), sum(m.tokens for m in micros)])
+    if not count:
+        raise L2Error("a batch holds nothing to predict: the data are starts of documents alone")
     rounds = int(ranks.most([len(micros)])[0])
     total: dict[str, float] = {}
     for i in range(rounds):
@@ -130,15 +136,45 @@ def summed(
     return means, tokens
 
 
-def validate(training: Training, micros: Sequence[Micro]) -> dict[str, float]:
-    """Every quantity of the objective over held-out micro-batches, each a mean, without gradients."""
-    ranks = training.ranks
+@dataclass(frozen=True)
+class Judged:
+    """What validation found on a source: means of the objective's quantities over `count`."""
+
+    means: dict[str, float]
+    count: float
+    bytes: float
+
+    def told(self) -> dict[str, float]:
+        """The means, and the loss as bits per byte of text where bytes are known."""
+        bits = {"bits_per_byte": self.means["loss"] * self.count / math.log(2) / self.bytes} if self.bytes else {}
+        return self.means | bits
+
+
+def together(parts: Sequence[Judged]) -> Judged:
+    """Several sources as one; its bytes are known where those of all are."""
+    count = sum(part.count for part in parts)
+    means = {name: sum(part.means[name] * part.count for part in parts) / count for name in parts[0].means}
+    return Judged(means, count, sum(part.bytes for part in parts) if all(part.bytes for part in parts) else 0.0)
+
+
+def validate(training: Training, objective: Objective) -> dict[str, float]:
+    """Every quantity of the objective on what is held out, without gradients; nothing where nothing is.
+
+    The mean over all sources as "loss", and of each as "loss/wiki" where there are several (`Judged.told`).
+    """
+    ranks, found = training.ranks, dict[str, Judged]()
     training.compute.eval()
     training.compute.refresh()
     with torch.no_grad():
-        means, _ = summed(training, micros[ranks.rank :: ranks.world], lambda: micros[0])
+        for name, micros in objective.validation():
+            spare = partial(micros.__getitem__, 0)
+            means, _ = summed(training, micros[ranks.rank :: ranks.world], spare)
+            found[name] = Judged(means, sum(m.count for m in micros), sum(m.bytes for m in micros))
     training.compute.train()
-    return means
+    if not found:
+        return {}
+    each = {f"{what}/{name}": value for name, part in found.items() for what, value in part.told().items()}
+    return together(list(found.values())).told() | (each if len(found) > 1 else {})
 
 
 def update(objective: Objective, training: Training, settings: Settings) -> dict[str, Any]:
@@ -232,6 +268,23 @@ class Meters:
         }
 
 
+Draw = Callable[[LanguageModel], Iterable[Mapping[str, Any]]]
+
+
+def _sample(training: Training, settings: Settings, draw: Draw, log: Log) -> None:
+    """What `draw` makes of the weights as they are, a line each; of weights that are cut, the first rank has a copy."""
+    ranks, model = training.ranks, training.model
+    assert isinstance(model, LanguageModel)
+    weights = model_tensors(model) if ranks.mesh is not None else None  # which takes all ranks
+    with ranks.told():
+        if ranks.first:
+            if weights is not None:
+                on_device = {name: weight.to(model.device, settings.dtype) for name, weight in weights.items()}
+                model = load_weights(LanguageModel, model.config, on_device, str(log.path.parent))
+            for sample in draw(model):
+                log.write({"step": training.step, **sample})
+
+
 TIMINGS = ("tokens_per_s", "mfu", "mfu_common", "joules")  # fields of a line in which two equal runs differ
 
 
@@ -243,17 +296,19 @@ def train(
     tokenizer: Tokenizer,
     *,
     ranks: Ranks = ALONE,
+    draw: Draw | None = None,
     on_progress: OnProgress = ignore,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train `model` (fp32 weights) into `run.dir`, going on from its newest checkpoint; returns the last log line.
 
+    draw: samples of a language model, which go to samples.jsonl whenever held-out data would be read.
     Raises Stopped after saving when a signal asks for it, and L2Error when the loss is no longer a number.
     """
     config = model.config
     training = prepare(model.train(), objective, settings, ranks)
     _resume(run, training)
-    log = Log(run.dir, training.step, ranks.first)
+    log, samples = (Log(run.dir, training.step, ranks.first, name) for name in (LOG, SAMPLES))
     peak = measured_peak(model.device, settings.dtype)
     meters = Meters(config, peak * ranks.world, Energy(model.device), log.last.get("joules", 0.0))
     with stop_wish() as wish:
@@ -262,8 +317,10 @@ def train(
             line = update(objective, training, settings)
             line |= meters.line(training.tokens - tokens, time.monotonic() - start, config.max_seq_len)
             last = training.step == settings.steps
-            if (last or training.step % settings.eval_every == 0) and (held_out := objective.validation()):
-                line |= {f"val_{name}": value for name, value in validate(training, held_out).items()}
+            if last or training.step % settings.eval_every == 0:
+                line |= {f"val_{name}": value for name, value in validate(training, objective).items()}
+                if draw is not None:
+                    _sample(training, settings, draw, samples)
             log.write(line)
             on_log(line)
             on_progress(training.step, settings.steps, f"loss {line['loss']:.3f}, {line['tokens_per_s']:,.0f} tokens/s")
@@ -275,6 +332,8 @@ def train(
                 raise Stopped(f"{why} at step {training.step}, saved; run the same command again to go on")
     joules = log.last.get("joules", 0.0)
     weights = model_tensors(model.eval())
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise L2Error(f"the last step left weights that are no numbers; try a lower --lr (now {settings.lr:g})")
     with ranks.told():
         if ranks.first:
             run.save(joules=joules, energy=meters.energy.source, gco2e=round(carbon(joules), 3), peak_flops=peak)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -45,6 +46,12 @@ def parse_mix(text: str) -> list[Source]:
             raise UsageError(f"--mix: {part.strip()!r} is not {wanted}, as in 'wiki*=2,web*=1'")
         sources.append(Source(pattern, epochs))
     return sources
+
+
+def name_of(path: Path, sources: Sequence[Source]) -> str:
+    """Under which name a held-out file is told of: the first pattern that matches, or else its own without number."""
+    matching = (source.pattern for source in sources if fnmatchcase(path.stem, source.pattern))
+    return next(matching, re.sub(r"-\d{5}$", "", path.stem))
 
 
 def source_of_each(sources: Sequence[Source], paths: Sequence[Path]) -> list[int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 
+from l2.files.errors import UsageError
 from l2.model.config import ModelConfig
 from l2.train.meter import Energy, carbon, measured_peak
 
@@ -55,6 +57,20 @@ def memory(
     activations = size * tokens * (config.n_layers * kept + once)
     logits = (size if fused else size + 8) * min(tokens, chunk) * config.vocab_size
     return Memory(STATE_BYTES * config.parameters // ranks, gathered, activations, logits)
+
+
+def check_room(parameters: int, device: torch.device, ranks: int, local: int) -> None:
+    """Raises UsageError where the state of `local` of `ranks` alone is larger than the memory of this machine."""
+    state = STATE_BYTES * parameters // ranks
+    if device.type == "cuda":
+        what, room = str(device), torch.cuda.get_device_properties(device).total_memory
+    else:
+        what, room, state = "this machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), state * local
+    if state > room:
+        raise UsageError(
+            f"weights, gradients and optimizer take {state / 2**30:,.1f} GiB, and {what} has {room / 2**30:,.1f}; take "
+            "a smaller model or more ranks"
+        )
 
 
 @dataclass(frozen=True)

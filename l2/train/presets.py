@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from l2.files.errors import UsageError
 from l2.model.config import ModelConfig
@@ -23,10 +23,11 @@ class Preset:
     lr: float
     batch_tokens: int
     warmup: int | None = None  # steps; None: 5 % of the run (ours)
+    attention: str | None = None  # another than the shape's own, see `with_attention`
 
     def config(self, vocab_size: int, seq_len: int | None = None) -> ModelConfig:
         """The shape with a vocabulary and, unless it is the preset's, a context length."""
-        return ModelConfig(
+        config = ModelConfig(
             vocab_size=vocab_size,
             dim=self.dim,
             n_layers=self.n_layers,
@@ -36,6 +37,28 @@ class Preset:
             ffn_dim=ffn_hidden(self.dim, self.multiple_of, self.ffn_multiplier),
             max_seq_len=seq_len or self.seq_len,
         )
+        return with_attention(config, self.attention, self.multiple_of) if self.attention else config
+
+
+ATTENTIONS = ("mha", "gqa", "mqa")
+WIDTHS = 256  # a widened feed-forward is a multiple of this, or of less where the preset's is (ours)
+
+
+def with_attention(config: ModelConfig, kind: str, multiple_of: int = WIDTHS) -> ModelConfig:
+    """The shape with keys and values of every head (mha), of 8 groups (gqa) or of one (mqa), at equal parameters.
+
+    What attention gives up the feed-forward gets, to the nearest multiple (paper A.2.1, which widens it by 1.3 for gqa
+    and 1.33 for mqa: a little more than equal). A shape that has that attention already is left alone, its number of
+    groups too.
+    """
+    grouped = config.n_kv_heads if 1 < config.n_kv_heads < config.n_heads else min(8, config.n_heads)
+    groups = {"mha": config.n_heads, "gqa": grouped, "mqa": 1}[kind]
+    if groups == config.n_kv_heads:
+        return config
+    freed = 2 * config.dim * config.head_dim * (config.n_kv_heads - groups)  # weights of a layer
+    step = min(multiple_of, WIDTHS)
+    width = step * round((config.ffn_dim + freed / (3 * config.dim)) / step)
+    return replace(config, n_kv_heads=groups, ffn_dim=width)
 
 
 def ffn_hidden(dim: int, multiple_of: int, multiplier: float = 1.0) -> int:
@@ -55,13 +78,16 @@ PRESETS = {  #          dim layers heads kv  multiple mult  seq   lr    batch to
     "70b":   Preset(  8_192,  80,  64,   8, 4096,  1.3, 4096, 1.5e-4, 4_194_304, 2000),
 }
 # fmt: on
+PAPERS = ("7b", "13b", "34b", "70b")  # 34b's shape is Code Llama's: the paper gives none
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name. Raises UsageError with the names there are."""
-    if name not in PRESETS:
-        raise UsageError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The preset of that name: "7b", or with another attention "7b-mqa". Raises UsageError with those there are."""
+    shape, dash, attention = name.partition("-")
+    if shape not in PRESETS or (dash and attention not in ATTENTIONS):
+        variants = ", ".join(f"-{kind}" for kind in ATTENTIONS)
+        raise UsageError(f"--preset {name}: choose one of {', '.join(PRESETS)}, and {variants} of each")
+    return replace(PRESETS[shape], attention=attention) if dash else PRESETS[shape]
 
 
 def choose_preset(tokens: int, vocab_size: int, on_gpu: bool) -> str:

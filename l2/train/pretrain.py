@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -18,10 +19,11 @@ from l2.tokens.shards import Shard
 from l2.train.compute import Sums
 from l2.train.fused import cross_entropy
 from l2.train.loop import Micro
-from l2.train.mix import EVERYTHING, Planned, Source, source_of_each
+from l2.train.mix import EVERYTHING, Planned, Source, name_of, source_of_each
 from l2.train.order import MixedOrder
 
 CHUNK = 4096  # rows of logits held at once
+HELD_OUT = 256  # windows of a source that validation reads (ours)
 
 
 def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
@@ -106,13 +108,18 @@ class Pretraining:
         bos_id: int,
         held_out: Sequence[Shard] = (),
         cross_document: bool = False,
-        held_out_windows: int = 256,
         sources: Sequence[Source] = EVERYTHING,
+        count_bytes: Callable[[np.ndarray, np.ndarray], int] | None = None,
     ) -> None:
-        """`batch` windows a step, `micro` at once; validation reads the first `held_out_windows` of `held_out`.
+        """`batch` windows a step, `micro` at once. `count_bytes`: of ids and those before them (`ByteCounter`).
 
-        Raises UsageError when a shard is of none of the `sources`, or a source has no shard or no window to read.
+        `held_out` shards are told of by the pattern of `sources` that they match, unless that is one for all, or else
+        by name. Raises UsageError when a shard is given twice or is of none of the `sources`, or a source has no shard
+        or no window to read; BadInput for a held-out one that holds nothing to predict.
         """
+        for path, times in Counter(shard.path.resolve() for shard in shards).items():
+            if times > 1:
+                raise UsageError(f"{path} is given {times} times; --mix reads a source more often")
         source_of = source_of_each(sources, [shard.path for shard in shards])
         by_source = sorted(range(len(shards)), key=source_of.__getitem__)
         self.windows = Windows([shards[i] for i in by_source], length)
@@ -128,12 +135,16 @@ class Pretraining:
             found = f"{len(self.order):,} windows of {length} tokens, fewer than one batch of {batch:,}"
             raise UsageError(f"the shards hold {found}; lower --batch-tokens or --seq-len, or give more shards")
         self.batch_size, self.micro, self.bos_id = batch, micro, bos_id
-        self.cross_document = cross_document
-        self._held_out: list[Micro] = []
-        if held_out:
-            windows = Windows(held_out, length, "to validate on")
-            some = [windows[i] for i in range(min(len(windows), held_out_windows))]
-            self._held_out = list(self._micros(some))
+        self.cross_document, self._count_bytes = cross_document, count_bytes
+        patterns = sources if len(sources) > 1 else ()
+        named: dict[str, list[Shard]] = {}
+        for shard in held_out:
+            named.setdefault(name_of(shard.path, patterns), []).append(shard)
+        self._held_out = {name: Windows(of, length, "to validate on") for name, of in named.items()}
+        for name, micros in self.validation():
+            if not any(micro.count for micro in micros):
+                found = "nothing to predict, starts of documents alone"
+                raise BadInput(", ".join(str(shard.path) for shard in named[name]), found, "tokens to validate on")
 
     def _micros(self, windows: Sequence[np.ndarray]) -> Iterator[Micro]:
         for i in range(0, len(windows), self.micro):
@@ -161,9 +172,22 @@ class Pretraining:
         items = self.order.step_items(step, self.batch_size)[rank::world]
         return list(self._micros([self.windows[i] for i in items]))
 
-    def validation(self) -> list[Micro]:
-        """The first windows of the held-out shards."""
-        return self._held_out
+    def validation(self) -> Iterator[tuple[str, list[Micro]]]:
+        """Each held-out source: up to HELD_OUT windows from all over it, the same each time."""
+        for name, windows in self._held_out.items():
+            count = min(len(windows), HELD_OUT)
+            micros = list(self._micros([windows[i * len(windows) // count] for i in range(count)]))
+            for micro in micros:
+                micro.bytes = self._bytes(micro)
+            yield name, micros
+
+    def _bytes(self, micro: Micro) -> float:
+        """Of the text that the targets of a micro-batch stand for; 0 where ids don't tell."""
+        if self._count_bytes is None:
+            return 0.0
+        learned = micro.tensors["targets_BT"].numpy() >= 0
+        targets, before = (micro.tensors[name].numpy()[learned] for name in ("targets_BT", "tokens_BT"))
+        return float(self._count_bytes(targets, before))
 
     def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
         """The summed next-token loss, in nats."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
+# What torchrun sets in the environment of each process, beside RANK.
+TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among `world` of them; alone unless torchrun started it."""
@@ -96,14 +100,16 @@ def open_shared(ranks: Ranks, open_first: Callable[[], AbstractContextManager[Ru
 @contextmanager
 def start_ranks(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started, told by its environment; without it, this process alone."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     if "RANK" not in os.environ:
         yield ALONE
         return
+    if missing := [name for name in TORCHRUN if name not in os.environ]:
+        raise L2Error(f"RANK is set in the environment, but not {', '.join(missing)}: start the ranks with torchrun")
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
+        world = distributed.get_world_size()
         yield Ranks(distributed.get_rank(), world, mesh_of(device.type, world, int(os.environ["LOCAL_WORLD_SIZE"])))
         distributed.barrier()  # nobody leaves while another still talks
     finally:

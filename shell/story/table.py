@@ -88,8 +88,8 @@ def result_rows(paths: Sequence[str]) -> Iterator[Row]:
         groups.setdefault(key, []).append(found)
     for (task, metric, protocol), both in groups.items():
         if len(both) == 1:
-            if protocol not in CHANCE or not metric.startswith("accuracy"):
-                continue  # nothing to compare it with
+            if protocol not in CHANCE or not metric.startswith("accuracy") or "=" in metric:
+                continue  # nothing to compare it with, or a part of the pairs
             both.insert(0, Estimate(CHANCE[protocol], 0.0, both[0].n))
         before, after = both[0], both[-1]
         gain = Estimate(after.mean - before.mean, math.hypot(before.stderr, after.stderr), after.n)

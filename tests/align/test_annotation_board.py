@@ -13,7 +13,7 @@ from l2.align.annotation.board import CHECK_EVERY, HOLD_SECONDS, Answer, Board, 
 from l2.align.annotation.desk import live
 from l2.align.annotation.items import from_checks, from_prompts, from_samples
 from l2.align.annotation.view import view
-from l2.align.losses import RATINGS
+from l2.align.losses import MARGINS, RATINGS
 from l2.align.preferences import encode_pair
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
@@ -141,7 +141,7 @@ def test_the_record_says_what_was_chosen_and_what_was_hidden(tokenizer):
         assert record["shown"][n % 2] == "chosen" and record["seconds"] == 2.5 and record["who"] == "a"
         assert record["models"]["chosen"] == ("A" if record["chosen"].endswith("one") else "B")
         assert record["temperatures"]["chosen"] == (0.5 if record["chosen"].endswith("one") else 1.0)
-        assert encode_pair(Record(record), tokenizer, 64, "small").rating == RATINGS[n % 4]
+        assert encode_pair(Record(record), tokenizer, 64, MARGINS["small"]).rating == RATINGS[n % 4]
         sides[shown["answers"][0].endswith("one")] += 1
     assert 10 <= sides[True] <= 30, "the order is random"
     first, second = (view(board(40, seed=3), who, 0.0, sampled=False)["answers"] for who in "ab")

@@ -140,7 +140,7 @@ def test_what_a_preprompt_brings_out_is_learned_without_it(speaker):
     preferences = [{"prompt": asked, "chosen": "tea", "rejected": "so"} for asked in ASKED]
     rm = scalar_from(new_speaker(speaker, 64), seed=1)
     ranked = encode_pairs([Record(pair) for pair in preferences] * 20, speaker, 64)
-    take(rm, Ranking(ranked, 12, 12, 9, seed=0), 60, 3e-3)
+    take(rm, Ranking(ranked, 12, 12, 9, seed=0, dim=rm.config.dim), 60, 3e-3)
     prompts = [Record({"prompt": rng.choice(ASKED), "id": str(n)}, f"p:{n}") for n in range(120)]
     own = [Record({"preprompt": "act as cat"})]
 

@@ -20,6 +20,7 @@ from l2.align.distill import (
     pick_preprompt,
     with_preprompt,
 )
+from l2.align.rejection import unfit
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.generate.engine import Sampling
@@ -93,7 +94,7 @@ def test_kept_where_it_scores_higher_and_nowhere_else(original, distilled):
 @pytest.mark.parametrize(("response", "finish"), [("b", "length"), ("", "stop"), ("b [/INST]", "stop")])
 def test_an_answer_that_is_not_fit_is_never_kept(response, finish):
     pair = Distilled("Be safe.", sample("a", 0.0), sample(response, 9.0, finish))
-    assert pair.fault is not None and pair.fault[:2] == ("unfit", finish)
+    assert pair.fault is not None and pair.fault[:2] == ("unfit", unfit(pair.distilled))
 
 
 def test_records_and_dialogs():

@@ -1,165 +1,49 @@
-"""PPO against closed forms (the Gibbs policies of bandits), brute force on tokens, and its own promises."""
+"""PPO against brute force on tokens, and its own promises. Worlds with known answers: test_ppo_worlds.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-import numpy as np
 import orjson
 import pytest
 import torch
-from torch import nn
 
 import l2.align.ppo as ppo_module
-import l2.align.rollouts as rollouts_module
 from l2.align.ppo import (
     PRESETS,
     Learner,
     Settings,
     Whitening,
-    action_logprobs,
     estimate,
     explained_variance,
     learn,
     penalised,
     token_rewards,
 )
-from l2.align.ppo_run import Ppo, State, alarms, iteration_prompts, judge_end, run_ppo
-from l2.align.rollouts import Prompt, as_prompts, cut, distinct, judge, make_part, measure, metrics, reward_models
+from l2.align.ppo_run import Ppo, iteration_prompts, run_ppo
+from l2.align.rollouts import (
+    Prompt,
+    action_logprobs,
+    as_prompts,
+    cut,
+    distinct,
+    judge,
+    make_part,
+    measure,
+    metrics,
+    reward_models,
+)
+from l2.align.watch import State, alarms, judge_end, refusal_rate
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record
 from l2.files.manifest import open_run
-from l2.generate.engine import Completion, draw, uniform
+from l2.generate.engine import Completion
 from l2.model.checkpoint import new_model, scalar_from
-from l2.model.transformer import LanguageModel
+from l2.model.transformer import LanguageModel, ScalarModel
 from tests.conftest import small_config
 
 EOS = 2
-
-
-# A bandit: one prompt, one token to draw. The policy is its logits, so that every optimum has a closed form. ---
-
-
-class Bandit(nn.Module):
-    """A policy whose logits depend on nothing."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(logits.clone())
-
-    def hidden(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        return torch.ones(*tokens_BT.shape, 1)
-
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden * self.logits
-
-    @property
-    def probs(self) -> torch.Tensor:
-        return self.logits.detach().softmax(-1)
-
-
-class Constant(nn.Module):
-    """A value model that knows one number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.number = nn.Parameter(torch.zeros(1))
-
-    def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        return self.number.expand(tokens_BT.shape)
-
-
-def pull(policy: Bandit, prompts, keys, sampling, **_) -> list[list[Completion]]:
-    """What `generate` is for a bandit, with the same draws."""
-    zeros = np.zeros(len(keys), dtype=int)
-    u = torch.from_numpy(uniform(sampling.seed, np.array(keys, dtype=np.uint64), zeros, zeros))
-    arms, logprobs = draw(policy.logits.detach().expand(len(keys), -1), u, 1.0, 1.0)
-    return [
-        [Completion([arm], [logprob], "stop")] for arm, logprob in zip(arms.tolist(), logprobs.tolist(), strict=True)
-    ]
-
-
-def play(monkeypatch, start, score, plan: Sequence[tuple[float, int]], tagged=False, **changes) -> tuple[Ppo, State]:
-    """Run PPO on a bandit for (learning rate, iterations) of the plan."""
-    monkeypatch.setattr(rollouts_module, "generate", pull)
-    settings = Settings(**({"micro_batch": 64, "max_new_tokens": 1, "whitening": "off"} | changes))
-    prompts = [Prompt([1], str(i), tagged and i % 2 == 0) for i in range(settings.batch)]
-    ppo = Ppo(Learner(Bandit(start), Constant()), Bandit(start), score, prompts, settings)
-    state = State(whitening=Whitening(settings.whitening))
-    for lr, iterations in plan:
-        ppo.settings = replace(settings, lr=lr, value_lr=lr)
-        for _ in range(iterations):
-            ppo.iterate(state)
-    return ppo, state
-
-
-# The paper's rate is constant; here it falls, to see the fixed point and not the noise around it.
-PLAN = ((0.1, 20), (0.02, 20), (0.005, 20), (0.001, 20))
-
-
-def arms() -> tuple[torch.Tensor, torch.Tensor]:
-    """Rewards and the logits of π_0."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(16, generator=generator), 0.5 * torch.randn(16, generator=generator)
-
-
-def total_variation(p: torch.Tensor, q: torch.Tensor) -> float:
-    return float((p - q).abs().sum()) / 2
-
-
-@pytest.mark.parametrize("whitening", ["off", "frozen"])
-def test_the_optimum_is_the_gibbs_policy(monkeypatch, whitening):
-    """argmax E[r] - β KL(π ‖ π_0) is π_0 exp(r/β) / Z; frozen whitening turns β into β times its std."""
-    reward, start = arms()
-    ppo, state = play(
-        monkeypatch, start, lambda _, drawn: (reward[[a[0] for a in drawn]], None), PLAN, beta=0.5, whitening=whitening
-    )
-    gibbs = (start.log_softmax(-1) + reward / (0.5 * state.whitening.std)).softmax(-1)
-    assert total_variation(start.softmax(-1), gibbs) > 0.4
-    assert total_variation(ppo.learner.policy.probs, gibbs) < 0.01
-    assert (state.whitening.std == 1.0) == (whitening == "off")
-
-
-def test_whitening_each_batch_moves_the_optimum(monkeypatch):
-    """The same bandit collapses to one arm: whitening blows up what spread is left. An alarm says so."""
-    reward, start = arms()
-    ppo, state = play(
-        monkeypatch,
-        start,
-        lambda _, drawn: (reward[[a[0] for a in drawn]], None),
-        [(0.1, 60)],
-        beta=0.5,
-        whitening="batch",
-    )
-    assert float(ppo.learner.policy.probs.max()) > 0.98
-    line = ppo.iterate(state)
-    state.first_std, state.first_length = float(reward.std()), 1.0
-    assert "whitening" in alarms(line, state, ppo.settings)
-    assert "whitening" not in alarms(line, state, replace(ppo.settings, whitening="frozen"))
-
-
-@pytest.mark.parametrize("tagged", [True, False])
-def test_the_gate_keeps_the_policy_safe(monkeypatch, tagged):
-    """An unsafe token that helpfulness likes: chosen without the safety model, shunned with it, tagged or not."""
-    helpful, safe = torch.tensor([3.0, 0.0]), torch.tensor([-3.0, 3.0])
-
-    def gated(_, drawn):
-        index = [a[0] for a in drawn]
-        return helpful[index], safe[index]
-
-    plan = [(0.1, 30)]
-    small = {"batch": 128, "mini_batch": 32, "micro_batch": 32, "whitening": "batch", "beta": 0.01}
-    ppo, _ = play(monkeypatch, torch.zeros(2), gated, plan, tagged, **small)
-    assert float(ppo.learner.policy.probs[0]) < 0.05
-    ppo, _ = play(monkeypatch, torch.zeros(2), lambda *both: (gated(*both)[0], None), plan, tagged, **small)
-    assert float(ppo.learner.policy.probs[0]) > 0.9
-
-
-# A transformer ---
 
 
 def tiny_policy(seed: int = 0, **changes) -> LanguageModel:
@@ -172,32 +56,23 @@ def tiny_policy(seed: int = 0, **changes) -> LanguageModel:
     return model
 
 
+def tiny_value() -> ScalarModel:
+    return scalar_from(new_model(small_config(24), 1), seed=3)
+
+
 def tiny_ppo(score=None, **changes) -> Ppo:
-    policy, value = tiny_policy(), scalar_from(new_model(small_config(24), 1), seed=3)
     prompts = [Prompt([1, 3 + i % 20, *range(4, 4 + i % 5)], str(i)) for i in range(40)]
     settings = replace(PRESETS["tiny"], **({"max_new_tokens": 12} | changes))
-    return Ppo(Learner(policy, value), tiny_policy(), score or sevens, prompts, settings)
+    learner = Learner(tiny_policy(), tiny_value(), settings.dtype)
+    return Ppo(learner, tiny_policy(), score or sevens, prompts, settings)
 
 
 def sevens(_, drawn) -> tuple[torch.Tensor, None]:
     return torch.tensor([answer.count(7) / 32 for answer in drawn]), None
 
 
-def test_it_learns_to_write_sevens():
-    """32 tokens of 24: from the 4 % of chance to over half, with EOS among the tokens to unlearn."""
-    policy, value = new_model(small_config(24), 0), scalar_from(new_model(small_config(24), 1), zero_head=True)
-    prompts = [Prompt([1, 3 + i % 20, 3 + i // 20], str(i)) for i in range(200)]
-    settings = replace(PRESETS["tiny"], lr=3e-3, value_lr=3e-3, max_new_tokens=32, no_eos_penalty=0.0)
-    ppo, state = Ppo(Learner(policy, value), new_model(small_config(24), 0), sevens, prompts, settings), State()
-    lines = [ppo.iterate(state) for _ in range(14)]
-    assert lines[0]["reward"] < 0.06 and lines[-1]["reward"] > 0.5
-    assert lines[0]["kl"] == 0.0 and lines[-1]["kl"] > 1.0 and lines[-1]["explained_variance"] > 0.1
-    # Sampler = scorer: what was drawn through the cache is what the forward pass of training says.
-    assert max(line["sampler_gap"] for line in lines) < 1e-5
-
-
 def rolled(ppo: Ppo, count: int = 16):
-    return ppo.roll_out(ppo.prompts[:count], list(range(count)), ppo.learner.value)
+    return ppo.roll_out(ppo.prompts[:count], list(range(count)), ppo.learner.critic)
 
 
 def test_a_part_is_its_answers_one_by_one():
@@ -250,7 +125,7 @@ def test_token_rewards_by_hand():
 
 
 def test_advantages_are_whitened_over_the_batch_and_returns_are_not():
-    ppo = tiny_ppo(beta=0.3)
+    ppo = tiny_ppo(beta=0.3, micro_batch=5)
     rollout, minis = rolled(ppo)
     parts = [part for mini in minis for part in mini]
     estimate(parts, rollout.scores_N, ppo.settings)
@@ -300,7 +175,7 @@ def test_the_gradient_is_that_of_the_sum_over_actions_by_their_number():
 
 
 def test_one_optimizer_step_a_mini_batch_and_a_ratio_of_exactly_1(monkeypatch):
-    ppo, state = tiny_ppo(), State()
+    ppo, state = tiny_ppo(micro_batch=8), State()
     steps, ratios = [0, 0], []
     for i, optimizer in enumerate(ppo.learner.optimizers):
         optimizer.register_step_post_hook(lambda *_, i=i: steps.__setitem__(i, steps[i] + 1))
@@ -313,10 +188,10 @@ def test_one_optimizer_step_a_mini_batch_and_a_ratio_of_exactly_1(monkeypatch):
     monkeypatch.setattr(ppo_module, "ppo_policy_loss", spy)
     first = ppo.iterate(state)
     assert steps == [4, 4]  # 64 answers in mini-batches of 16
-    assert ratios[0] == 0.0 and max(ratios[1:]) > 0
+    assert ratios[:2] == [0.0, 0.0] and min(ratios[2:]) > 0  # two parts to a mini-batch
     assert first["kl"] == first["kl_k3"] == 0.0
     ppo.iterate(state)
-    assert steps == [8, 8] and ratios[4] == 0.0
+    assert steps == [8, 8] and ratios[8:10] == [0.0, 0.0]
 
 
 def test_a_policy_that_is_not_the_one_measured_is_an_error():
@@ -379,7 +254,15 @@ def test_metrics_are_means_over_answers_and_actions():
     found = metrics(rollout, [part])
     k3 = (math.exp(-1) - 1 + 1) + (math.exp(0.5) - 1 - 0.5)
     expected = {"reward": 3, "helpful": 1.5, "safe": 3.5, "gated": 0.5, "kl": (1 - 0.5) / 2, "kl_k3": k3 / 2}
-    expected |= {"entropy": 3.5, "length": 3, "eos_rate": 0.5, "distinct_2": 3 / 4, "sampler_gap": 0.5}
+    expected |= {
+        "helpful_std": 0.5,
+        "safe_std": 0.5,
+        "entropy": 3.5,
+        "length": 3,
+        "eos_rate": 0.5,
+        "distinct_2": 3 / 4,
+        "sampler_gap": 0.5,
+    }
     assert found == pytest.approx(expected)
     assert distinct([Completion([3], [0.0])]) == 0.0
 
@@ -417,8 +300,12 @@ def test_whitening_remembers_what_its_mode_says():
 
 
 def test_alarms_speak_of_what_they_watch():
-    state = State(first_std=1.0, first_length=10.0)
-    calm = {"score_std": 0.5, "kl": 1.0, "length": 12.0, "eos_rate": 0.9}
+    calm = {"score_std": 1.0, "kl": 1.0, "length": 10.0, "eos_rate": 0.9, "distinct_2": 0.8, "refusal_rate": 0.1}
+    calm |= {"helpful": 0.0, "helpful_std": 1.0, "safe": 2.0, "safe_std": 0.5}
+    state = State()
+    state.remember(calm)
+    state.remember(calm | {"length": 99.0})  # once
+    calm |= {"score_std": 0.5, "length": 12.0}
     settings = Settings()
     assert alarms(calm, state, settings) == {}
     for name, change in {
@@ -426,8 +313,17 @@ def test_alarms_speak_of_what_they_watch():
         "kl": {"kl": 7.0},
         "truncation": {"eos_rate": 0.4},
         "length": {"length": 21.0},
+        "repetition": {"distinct_2": 0.39},
+        "refusal": {"refusal_rate": 0.31},
+        "disagreement": {"helpful": 1.1, "safe": 1.4},
     }.items():
-        assert set(alarms(calm | change, state, settings)) == {name}
+        (found,) = alarms(calm | change, state, settings).items()
+        # The evidence stands in the sentence.
+        assert found[0] == name and all(
+            f"{value:.3g}" in found[1] or f"{value:.0%}" in found[1] or name == "truncation"
+            for value in change.values()
+        )
+    assert "disagreement" not in alarms(calm | {"helpful": 1.1}, state, settings)
     assert set(alarms(calm | {"length": 4.0}, state, settings)) == {"length"}
 
 
@@ -459,6 +355,50 @@ def test_a_run_stops_early_and_stays_stopped(tmp_path, tokenizer):
     assert len([sentence for sentence in heard if "cut off" in sentence]) == 1
 
 
+def test_the_policy_of_the_best_evaluation_is_kept(tmp_path, tokenizer):
+    """Held-out reward falls from the first step on: what comes out after two misses is the model of the start."""
+    judged: list[int] = []
+
+    def worse_and_worse(_, drawn):
+        judged.append(len(drawn))
+        return torch.full((len(drawn),), -float(len(judged))) + torch.tensor([a.count(7) for a in drawn]) * 1e-3, None
+
+    ppo = tiny_ppo(worse_and_worse, stop_patience=2, eval_every=1, iterations=9)
+    ppo.held_out = ppo.prompts[:5]
+    with open_run(tmp_path / "run", {}, {}) as run:
+        last = run_ppo(ppo, run, tokenizer)
+    assert last["step"] == 2 and "of iteration 0, whose policy is kept" in last["stopped"]
+    start = tiny_policy().state_dict()
+    assert all(torch.equal(weight, start[name]) for name, weight in ppo.learner.policy.state_dict().items())
+
+
+def test_offloading_moves_models_and_no_number(monkeypatch):
+    """Each phase has what it needs on the device, and no more; what comes out is the same to the last bit."""
+    plain, judge = tiny_ppo(), scalar_from(new_model(small_config(24), 4), seed=4)
+    settings = plain.settings
+    moves: list[tuple[str, list[int]]] = []
+
+    def moved(self, to, *models):
+        moves.append((str(to), [id(model) for model in models]))
+
+    monkeypatch.setattr(Ppo, "_move", moved)
+    learner = Learner(tiny_policy(), tiny_value())
+    ppo = Ppo(learner, tiny_policy(), sevens, plain.prompts, settings, judges=[judge], offload=True)
+    ppo.device = torch.device("cpu", 0)
+    one, other = (which.iterate(State()) for which in (plain, ppo))
+    timings = ("seconds", "tokens_per_s", "answers_per_s")
+    assert all(other[name] == value for name, value in one.items() if name not in timings)
+    actor, critic = id(learner.actor), id(learner.critic)
+    needed = [[actor], [id(judge)], [actor, id(ppo.reference), critic], [id(learner)]]
+    assert moves[0][0] == "cpu" and moves[1:] == [(to, one) for one in needed for to in ("cpu:0", "cpu")]
+
+
+def test_declining_is_recognised():
+    said = ["I can’t help with that.", "I'm sorry, but no.", "As an AI I have no opinion.", "I would rather not say."]
+    assert refusal_rate([*said, "It is a volcano.", "I can help.", "Sorry is a word.", "Cats."]) == 0.5
+    assert refusal_rate([]) is None
+
+
 def test_settings_and_prompts_that_can_not_be():
     with pytest.raises(UsageError, match="multiple"):
         Settings(batch=60, mini_batch=16)
@@ -478,7 +418,7 @@ def test_the_papers_numbers():
     assert (paper.batch, paper.mini_batch, paper.lr, paper.clip, paper.beta) == (512, 64, 1e-6, 0.2, 0.01)
     assert 200 <= paper.iterations <= 400 and paper.whitening == "batch" and paper.grad_clip == 1.0
     assert paper.no_eos_penalty == 0.0
-    group, bias = Learner(tiny_policy(), Constant()).optimizers[0].param_groups
+    group, bias = Learner(tiny_policy(), tiny_value()).optimizers[0].param_groups
     assert group["betas"] == (0.9, 0.95) and group["eps"] == 1e-5 and group["weight_decay"] == 0.1
     assert bias["weight_decay"] == 0.0 and all(weight.dim() == 1 for weight in bias["params"])
 
@@ -491,6 +431,6 @@ def test_padding_changes_no_logprob():
     wider = judge([*rollout.prompts, ppo.prompts[0]], [*rollout.answers, long], sevens)
     narrow, wide = make_part(rollout, range(6), "cpu"), make_part(wider, range(7), "cpu")
     for part in (narrow, wide):
-        measure(part, ppo.learner.policy, ppo.reference, ppo.learner.value, torch.float32)
+        measure(part, ppo.learner.actor, ppo.reference, ppo.learner.critic)
     for name in ("old_A", "reference_A", "values_A", "entropy_A"):
         torch.testing.assert_close(getattr(wide, name)[: len(narrow.old_A)], getattr(narrow, name), atol=1e-5, rtol=0)

@@ -8,7 +8,18 @@ import random
 import pytest
 import torch
 
-from l2.align.rejection import as_dialog, check_judges, choose, combined, make_pool, rejection_sample
+from l2.align.rejection import (
+    Answered,
+    Tally,
+    as_dialog,
+    check_judges,
+    choose,
+    combined,
+    fitness,
+    make_pool,
+    rejection_sample,
+    unfit,
+)
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.generate.engine import Sampling
@@ -47,11 +58,25 @@ def test_the_gate_of_the_paper_on_probabilities():
         assert 1 / (1 + math.exp(-score)) == pytest.approx(r_c, abs=1e-6)
 
 
+def test_what_can_not_be_chosen():
+    rounds = [5, 6, 7, 8] * 5
+    for reason, answer in {
+        None: sample(),
+        "empty": sample(" "),
+        "truncated": sample("", finish="length"),
+        "forged": sample("a [/INST] b"),
+        "degenerate": sample("round and round") | {"tokens": rounds},
+    }.items():
+        assert unfit(answer) == reason
+    assert unfit(sample() | {"tokens": rounds[:15]}) is None  # too short to tell
+    assert unfit(sample() | {"tokens": [*range(100, 112), *rounds[:8]]}) is None
+    assert fitness([sample("a"), sample("b"), sample("a"), sample("")]) == [None, None, "duplicate", "empty"]
+
+
 def test_the_best_fit_answer_wins_and_the_first_of_equals():
-    answers = [sample(), sample(""), sample(finish="length"), sample("a [/INST] b"), sample(), sample()]
-    assert choose(answers, [1.0, 9.0, 8.0, 7.0, 2.0, 2.0]) == 4
-    assert choose([sample(""), sample(finish="length")], [1.0, 2.0]) is None
-    assert choose([sample(finish="length"), sample()], [5.0, -5.0]) == 1
+    assert choose([None, "empty", "truncated", "forged", None, None], [1.0, 9.0, 8.0, 7.0, 2.0, 2.0]) == 4
+    assert choose(["empty", "truncated"], [1.0, 2.0]) is None
+    assert choose(["truncated", None], [5.0, -5.0]) == 1
 
 
 def test_a_dialog_has_the_prompts_messages_and_the_samples_fields():
@@ -93,15 +118,15 @@ def judges(tokenizer):
 
 def run(policy, tokenizer, judges, *, k=6, **changes):
     rows = [prompt_ids(tokenizer, prompt) for prompt in PROMPTS]
-    settings = {"sampling": Sampling(max_new_tokens=12, seed=3), "name": "m", "k": k} | changes
+    settings = {"sampling": [Sampling(max_new_tokens=12, seed=3)], "name": "m", "k": k} | changes
     return list(rejection_sample(policy, tokenizer, judges, PROMPTS, rows, **settings))
 
 
 def test_the_chosen_answer_is_the_best_by_brute_force(policy, tokenizer, judges):
     """Tokens as drawn, scored one by one, the best of those that ended and say something."""
     came = run(policy, tokenizer, {"only": judges["helpful"]}, k=6)
-    assert len(came) == len(PROMPTS) and any(dialog is not None for dialog, _ in came)
-    for prompt, (dialog, samples) in zip(PROMPTS, came, strict=True):
+    assert len(came) == len(PROMPTS) and any(one.dialog is not None for one in came)
+    for prompt, (dialog, samples, *_) in zip(PROMPTS, came, strict=True):
         assert [s["sample"] for s in samples] == list(range(6)) and all(s["id"] == prompt["id"] for s in samples)
         best = None
         for one in samples:
@@ -120,16 +145,16 @@ def test_the_chosen_answer_is_the_best_by_brute_force(policy, tokenizer, judges)
 
 def test_more_samples_hold_the_fewer_and_score_no_less(policy, tokenizer, judges):
     few, many = (run(policy, tokenizer, judges, k=k) for k in (2, 8))
-    for (before, small), (after, large) in zip(few, many, strict=True):
+    for (before, small, *_), (after, large, *_) in zip(few, many, strict=True):
         assert [s["tokens"] for s in small] == [s["tokens"] for s in large[:2]]
         if before is not None:
             assert after["score"] >= before["score"] - 1e-5
-    assert sum(d is not None for d, _ in many) >= sum(d is not None for d, _ in few)
+    assert sum(one.dialog is not None for one in many) >= sum(one.dialog is not None for one in few)
 
 
 def test_any_batch_chooses_the_same(policy, tokenizer, judges):
     texts = [
-        [dialog and dialog["messages"] for dialog, _ in run(policy, tokenizer, judges, batch_size=size)]
+        [one.dialog and one.dialog["messages"] for one in run(policy, tokenizer, judges, batch_size=size)]
         for size in (1, 5, 64)
     ]
     assert texts[0] == texts[1] == texts[2]
@@ -139,16 +164,70 @@ def test_the_pool_competes_prompt_by_prompt_and_is_scored_anew(policy, tokenizer
     """What 8 samples choose is what 2 new ones and a pool of those 8 choose, whatever rewards the pool came with."""
     judge = {"reward": judges["helpful"]}
     whole = run(policy, tokenizer, judge, k=8)
-    older = [Record(s | {"rewards": {"reward": 99.0, "old": 1.0}}, "old:1") for _, group in whole for s in group]
+    older = [Record(s | {"rewards": {"reward": 99.0, "old": 1.0}}, "old:1") for one in whole for s in one.samples]
     stranger = Record(older[0] | {"id": "nobody's"}, "old:9")
     pool = make_pool([*older, stranger], PROMPTS)
     assert sum(map(len, pool.values())) == len(older)
     mixed = run(policy, tokenizer, judge, k=2, pool=pool)
-    for (expected, _), (dialog, samples) in zip(whole, mixed, strict=True):
-        assert len(samples) == 2 and (dialog is None) == (expected is None)
+    for (expected, *_), (dialog, samples, scores, pooled) in zip(whole, mixed, strict=True):
+        assert (
+            len(samples) == len(scores) == 2
+            and (not pooled or dialog is not None)
+            and (dialog is None) == (expected is None)
+        )
         if dialog is not None:
             assert dialog["messages"] == expected["messages"] and dialog["rewards"].keys() == {"reward"}
             assert dialog["score"] == pytest.approx(expected["score"], abs=1e-5)
+
+
+def test_what_was_chosen_earlier_is_a_pool_too(policy, tokenizer, judges):
+    """Dialogs do as well as samples."""
+    judge = {"reward": judges["helpful"]}
+    whole = run(policy, tokenizer, judge, k=8)
+    chosen = [Record(one.dialog, "best:1") for one in whole if one.dialog is not None]
+    pool = make_pool(chosen, PROMPTS)
+    for one in chosen:
+        (again,) = pool[one["id"]]
+        assert again["prompt"] == one["messages"][:-1] and again["response"] == one["messages"][-1]["content"]
+        assert again["finish"] == "stop" and not {"rewards", "score", "messages"} & again.keys()
+    few, mixed = run(policy, tokenizer, judge, k=2), run(policy, tokenizer, judge, k=2, pool=pool)
+    assert any(one.pooled for one in mixed)
+    for alone, found in zip(few, mixed, strict=True):
+        assert alone.dialog is None or found.dialog["score"] >= alone.dialog["score"] - 1e-5
+    unanswered = Record({"id": "do", "messages": [{"role": "user", "content": "how do"}]}, "best:2")
+    with pytest.raises(BadInput, match=r"best:2: found a dialog that ends with the user"):
+        make_pool([unanswered], PROMPTS)
+
+
+def test_each_temperature_draws_its_own_and_all_compete(policy, tokenizer, judges):
+    judge, sweep = (
+        {"reward": judges["helpful"]},
+        [Sampling(t, max_new_tokens=12, seed=3 + i) for i, t in enumerate((1, 0.5))],
+    )
+    both = run(policy, tokenizer, judge, k=3, sampling=sweep)
+    alone = [run(policy, tokenizer, judge, k=3, sampling=[how]) for how in sweep]
+    for one, *parts in zip(both, *alone, strict=True):
+        assert [s["tokens"] for s in one.samples] == [s["tokens"] for part in parts for s in part.samples]
+        assert [s["temperature"] for s in one.samples] == [1] * 3 + [0.5] * 3
+        assert [s["sample"] for s in one.samples] == list(range(6))
+        fit = [score for s, score in zip(one.samples, one.scores, strict=True) if "unfit" not in s]
+        assert (one.dialog and one.dialog["score"]) == max(fit, default=None)
+
+
+def test_a_tally_counts_what_was_not_chosen_and_what_was_chosen_twice():
+    tally = Tally()
+    for text, reasons in (("yes", ["empty", None]), ("yes", ["duplicate", None]), (None, ["empty", "truncated"])):
+        dialog = text and as_dialog(sample(text))
+        tally.add(
+            Answered(dialog, [sample() | ({"unfit": r} if r else {}) for r in reasons], [1.0, 3.0], text == "yes")
+        )
+    assert tally.told() == [
+        "3 prompts: 2 kept, 2 of them from the pool, 1 without an answer that is fit",
+        "of 6 new answers not to be chosen: 2 empty, 1 duplicate, 1 truncated",
+        "2 chosen answers serve several prompts; the commonest, 2 times: 'yes'",
+    ]
+    (found,) = tally.curves([0.7])["curves"]
+    assert found["temperature"] == 0.7 and found["n"] == [1, 2] and found["max"] == [2.0, 3.0]
 
 
 def test_a_pool_of_other_prompts_under_the_same_ids_is_refused():

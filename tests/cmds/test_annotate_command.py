@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cmds.app import main
-from l2.align.losses import RATINGS
+from l2.align.losses import MARGINS, RATINGS
 from l2.align.preferences import encode_pairs
 from l2.files.jsonl import read_records
 from tests import browser
@@ -117,7 +117,7 @@ def test_twenty_choices_with_a_kill_in_the_middle(samples, tmp_path, tokenizer):
     assert len({row["id"] for row in records}) == COUNT and {row["who"] for row in records} == {"Zoë"}
     for row in records:
         assert row["models"]["chosen"] == "secret-" + row["chosen"].split()[-2] and row["kind"] == "safe"
-    assert len(encode_pairs(read_records([output]), tokenizer, 2048, "large")) == COUNT
+    assert len(encode_pairs(read_records([output]), tokenizer, 2048, MARGINS["large"])) == COUNT
     assert sum(row["event"] == "undo" for row in lines(tmp_path / "p.journal.jsonl")) == 1
 
 

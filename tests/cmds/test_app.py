@@ -32,12 +32,13 @@ def test_help_lists_every_command_and_every_command_has_a_module():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_explains_itself(name):
-    """Help without torch, at most 25 flags, and an example as its last word."""
+    """Help without torch, at most 25 flags beside those that all commands share, and an example as its last word."""
     code = f"import sys; from cmds.app import main; main(['{name}', '--help']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"Example: l2 {name}" in " ".join(done.stdout.split()) or "| l2 " + name in " ".join(done.stdout.split())
-    assert sum(line.lstrip().startswith("-") for line in done.stdout.splitlines()) <= 27  # with --help
+    flags = {line.split()[0] for line in done.stdout.splitlines() if line.lstrip().startswith("--")}
+    assert len(flags - {"--help", "--quiet", "--seed", "--device", "--dtype", "--overwrite"}) <= 25
 
 
 def test_unknown_commands_and_options_are_usage_errors():

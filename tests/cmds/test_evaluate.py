@@ -91,10 +91,14 @@ def test_appending_after_a_torn_line(tmp_path):
 def test_a_reward_model_on_preferences(files, rm_dir, tmp_path):
     out = tmp_path / "r.jsonl"
     assert main(["evaluate", "--model", str(rm_dir), "--task", f"pairs={files['pairs']}", "-o", str(out)]) == 0
-    assert [(r["metric"], r["n"], r["stderr"]) for r in read_records([out])] == [
+    found = list(read_records([out]))
+    assert [(r["metric"], r["n"], r["stderr"]) for r in found[:2]] == [
         ("accuracy", 1, None),
         ("accuracy/better", 1, None),
     ]
+    curves = {r["metric"]: r["curve"] for r in found if "curve" in r}
+    assert set(curves) == {"calibration_error", "score/chosen", "score/rejected"}
+    assert sum(curves["score/chosen"]["counts"]) == 1
 
 
 def test_ways_to_fail(files, model_dir, rm_dir, tmp_path, capsys):

@@ -7,7 +7,9 @@ import io
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
+from statistics import fmean, median
 
 import pytest
 import torch
@@ -195,6 +197,27 @@ def test_rejection_sampling_from_prompts_to_dialogs_and_the_pool(l2, chatty, pro
     assert [d["messages"] for d in gated] == [d["messages"] for d in dialogs]  # the same judge twice judges as once
 
 
+def test_two_temperatures_and_their_curves(l2, chatty, prompts, judge, tmp_path):
+    curve, everything = tmp_path / "curve.json", tmp_path / "all.jsonl"
+    sweep = ["--temperature", 0.7, "--temperature", 1.3, "-k", 3, "--max-new-tokens", 8]
+    status, _, err = l2(
+        "rs-sample", "--model", chatty, "--rm", judge, *sweep, prompts, "--curve", curve, "--all", everything
+    )
+    found, samples = json.loads(curve.read_text()), lines(everything)
+    unfit = Counter(s["unfit"] for s in samples if "unfit" in s)
+    assert status == 0 and len(samples) == 180 and found["prompts"] == 30 and found["k"] == 3
+    assert all(f"{count} {reason}" in err for reason, count in unfit.items())
+    for curve_of, temperature in zip(found["curves"], (0.7, 1.3), strict=True):
+        groups: dict = {}
+        for s in samples:
+            if s["temperature"] == temperature:
+                groups.setdefault(s["id"], []).append(s["rewards"]["reward"])
+        assert curve_of["temperature"] == temperature and curve_of["n"] == [1, 2, 3]
+        assert curve_of["max"][2] == pytest.approx(fmean(map(max, groups.values())))
+        assert curve_of["median"][2] == pytest.approx(fmean(map(median, groups.values())))
+        assert curve_of["max"][0] == curve_of["median"][0] == pytest.approx(fmean(map(fmean, groups.values())))
+
+
 def test_a_conversation_through_a_pipe(l2, tokenizer, tmp_path):
     """The same answer after every turn, a blank line passed over, the oldest turns forgotten and said so."""
     model = saved(saying(tokenizer, "a dog", after="x [/INST]", max_seq_len=120), tmp_path, tokenizer)
@@ -313,7 +336,7 @@ def test_what_they_refuse(l2, chatty, prompts, judge, stranger, tmp_path):
         (["rs-sample", "--model", chatty], ends, 2, "give one --rm DIR, or two"),
         ([*rs, "--rm", f"tone={judge}"], ends, 2, "give one --rm DIR, or two"),
         (["rs-sample", "--model", chatty, "--rm", stranger, prompts], "", 2, "another tokenizer than the model"),
-        ([*rs, prompts, "--all", kept], "", 2, "--all and --rejects must differ"),
+        ([*rs, prompts, "--all", kept], "", 2, "--curve and --rejects must differ"),
         ([*rs, prompts, "--pool", pool], "", 65, f"{pool}:1: found another prompt under the id 'p0'"),
         ([*rs, prompts, "-k", 1, "--max-new-tokens", 1], "", 1, "no prompt got an answer"),
     ):  # fmt: skip

@@ -40,7 +40,7 @@ def arguments(out: Path, model_dir: Path, rm_dir: Path, prompts: Path, *more: ob
     return [str(word) for word in given]
 
 
-TIMINGS = ("tokens_per_s", "answers_per_s")
+TIMINGS = ("tokens_per_s", "answers_per_s", "seconds")
 
 
 def log(out: Path) -> list[dict]:
@@ -73,7 +73,18 @@ def test_kill_anywhere_and_run_again(tmp_path, model_dir, rm_dir, prompts):
 
     assert [line["step"] for line in log(calm)] == list(range(21)) and log(calm) == log(killed)
     assert [line["step"] for line in log(calm) if "val_reward" in line] == [0, 8, 16, 20]
-    for file in ("model.safetensors", "value/model.safetensors", "checkpoints/step-000020/optimizer.safetensors"):
+    samples = [json.loads(row) for row in (calm / "samples.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in samples] == [step for step in (0, 8, 16, 20) for _ in range(40)]
+    assert {"prompt", "response", "finish", "rewards", "kl"} <= samples[0].keys() and samples[0]["kl"] == 0.0
+    last = [s for s in samples if s["step"] == 20]
+    assert log(calm)[-1]["val_kl"] == pytest.approx(sum(s["kl"] for s in last) / 40, abs=1e-6)
+    assert log(calm)[-1]["val_helpful"] == pytest.approx(sum(s["rewards"]["helpful"] for s in last) / 40, abs=1e-6)
+    for file in (
+        "samples.jsonl",
+        "model.safetensors",
+        "value/model.safetensors",
+        "checkpoints/step-000020/optimizer.safetensors",
+    ):
         assert (calm / file).read_bytes() == (killed / file).read_bytes()
     states = [json.loads((out / "checkpoints/step-000020/state.json").read_text()) for out in (calm, killed)]
     assert states[0] == states[1] and states[0]["whitening"]["count"] == 20 * 16
@@ -140,6 +151,21 @@ def stranger(tmp_path_factory) -> Path:
     return path
 
 
+def test_torchrun_is_refused_in_words(tmp_path, model_dir, rm_dir, prompts, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(arguments(tmp_path / "out", model_dir, rm_dir, prompts)) == 2
+    assert "PPO runs as one process; start it without torchrun" in capsys.readouterr().err
+
+
+def test_the_selftest_needs_nothing_and_its_verdict_is_the_exit_status(capsys, monkeypatch):
+    from l2.align import selftest
+
+    for holds, status, word in ((True, 0, "holds"), (False, 1, "FAILS")):
+        monkeypatch.setattr(selftest, "certify", lambda holds=holds: [selftest.Finding("this", "that", holds)])
+        assert main(["ppo", "--selftest"]) == status
+        assert capsys.readouterr().out == f"{word}  this: that\n"
+
+
 def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys):
     """One sentence each, with the right status, before anything is computed."""
     long, torn = tmp_path / "long.jsonl", tmp_path / "torn.jsonl"
@@ -159,6 +185,7 @@ def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys)
         (refused("--preset", "7b"), 2, "paper, tiny"),
         (refused("--whiten", "all"), 2, "batch, running, frozen, off"),
         (refused("--stop-patience", 2), 2, "--eval-prompts"),
+        (refused("--offload"), 2, "on a CPU there is none to free"),
         (refused(rm=tmp_path / "none"), 1, "no such file"),
         (refused(data=tmp_path / "none.jsonl"), 1, "no such file"),
         (refused(rm=model_dir), 65, "found a language model; expected a reward model"),

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from l2.eval.metrics import exact_match, likeliest, mean, normalised, ratio, wilson, win_rate
+from l2.eval.metrics import Estimate, exact_match, likeliest, mean, normalised, ratio, wilson, win_rate
 
 values = st.lists(st.floats(-50, 50), min_size=2, max_size=30)
 
@@ -24,7 +24,7 @@ def test_mean_is_scipys(given_values):
 
 
 def test_one_item_has_no_standard_error():
-    assert mean([3.0]) == (3.0, None, 1, None)
+    assert mean([3.0]) == Estimate(3.0, None, 1)
     with pytest.raises(ValueError, match="nothing"):
         ratio([1.0], [0.0])
 

@@ -14,8 +14,7 @@ from l2.eval.subject import Subject
 from l2.eval.tasks import run_task
 from l2.files.errors import BadInput, L2Error
 from l2.files.jsonl import Record
-from l2.model.checkpoint import load_model, scalar_from
-from l2.tokens.chat import encode_dialog
+from l2.model.checkpoint import load_model
 from tests.conftest import sentences
 from tests.eval.scripted import bigram, task
 
@@ -131,38 +130,6 @@ def test_a_continuation_is_encoded_with_its_context(tokenizer, context, continua
 def test_too_long_a_question(subject):
     with pytest.raises(BadInput, match=r"t.jsonl:1: found \d+ tokens; expected at most 64"):
         run_task(subject, task({"question": " ".join(sentences(9)), "choices": ["a", "b"], "answer": 0}))
-
-
-def pair(i, **fields):
-    lines = sentences(99)
-    return {"prompt": lines[i], "chosen": lines[i + 1], "rejected": lines[i + 9]} | fields
-
-
-def test_preferences_are_transformers(rm_dir, tokenizer):
-    from transformers import AutoModelForSequenceClassification
-
-    ratings = ["slightly", "significantly", None, "slightly"] * 4
-    records = [pair(i, rating=rating) for i, rating in enumerate(ratings)]
-    model = AutoModelForSequenceClassification.from_pretrained(rm_dir).eval()
-    right = []
-    for record in records:
-        scores = []
-        for field in ("chosen", "rejected"):
-            messages = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record[field]}]
-            with torch.no_grad():
-                scores.append(float(model(torch.tensor([encode_dialog(tokenizer, messages).ids])).logits))
-        right.append(float(scores[0] > scores[1]))
-    _, metrics = run_task(Subject("rm", load_model(rm_dir), tokenizer, batch_size=5), task(*records))
-    assert list(metrics) == ["accuracy", "accuracy/significantly", "accuracy/slightly"]
-    slightly = [r for r, rating in zip(right, ratings, strict=True) if rating == "slightly"]
-    assert metrics["accuracy"].value == sum(right) / 16 and 0 < sum(right) < 16
-    assert metrics["accuracy/slightly"].value == sum(slightly) / 8 and metrics["accuracy/slightly"].n == 8
-
-
-def test_ties_are_half_right(rm_dir, tokenizer):
-    level = scalar_from(load_model(rm_dir), zero_head=True)
-    _, metrics = run_task(Subject("rm", level, tokenizer), task(pair(0), pair(1)))
-    assert metrics["accuracy"] == (0.5, 0.0, 2, None)
 
 
 def test_broken_weights_stop(model_dir, tokenizer):

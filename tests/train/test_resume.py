@@ -33,7 +33,7 @@ def pretrain(out: Path, shards: list[Path], *more: str) -> list[str]:
     return [
         "pretrain", "--shards", *map(str, shards), "--val-shards", str(shards[-1]), "--out", str(out),
         "--preset", "nano", "--seq-len", "16", "--batch-tokens", "64", "--steps", str(STEPS), "--save-every", "7",
-        "--eval-every", "50", "--dtype", "bfloat16", *more,
+        "--eval-every", "50", "--sample", "the cat", "--dtype", "bfloat16", *more,
     ]  # fmt: skip
 
 
@@ -66,6 +66,8 @@ def test_twenty_kills_leave_no_trace(shards, tmp_path):
     assert ends.count(-signal.SIGKILL) >= 20 and ends[-1] == 0
     assert (calm / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
     assert untimed(calm) == untimed(killed)
+    drawn = [(out / "samples.jsonl").read_text().replace(str(out), "run") for out in (calm, killed)]
+    assert drawn[0] == drawn[1] and drawn[0].count("\n") == 3
     assert not [path for path in (killed / "checkpoints").iterdir() if path.name.startswith(".")]
 
     again, other = (

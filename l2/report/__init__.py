@@ -1,0 +1,1 @@
+"""What runs and results say, for people: a page, the same for terminals, a model card. Made of their files alone."""
