@@ -4,6 +4,10 @@
 // Letters: B batch, T positions, K key/value heads, G query heads that share each, C channels of a head, D model width,
 // V vocabulary, N rows. Threads share out rows in order, so that the same number of threads gives the same bits.
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -21,11 +25,12 @@ static inline float sigmoid(float x) {
     return (x < 0 ? small : 1) / (1 + small);
 }
 
-// x · cos + way · (-x2, x1) · sin for the halves x1, x2 of x [C], times scale; without angles x as it is
-static inline void turn(const SCALAR* x, const float* cos, const float* sin, float way, float scale, SCALAR* out,
-                        int64_t C) {
+// x · cos + way · (-x2, x1) · sin for the halves x1, x2 of x [C], times scale; without angles x times scale
+template <class From>
+static void turn(const From* __restrict x, const float* __restrict cos, const float* __restrict sin, float way,
+                 float scale, SCALAR* __restrict out, int64_t C) {
     if (!cos) {
-        std::memcpy(out, x, C * sizeof(SCALAR));
+        for (int64_t i = 0; i < C; i++) out[i] = float(x[i]) * scale;
         return;
     }
     for (int64_t i = 0; i < C / 2; i++) {
@@ -35,66 +40,273 @@ static inline void turn(const SCALAR* x, const float* cos, const float* sin, flo
     }
 }
 
-extern "C" {
+// Products of matrices that stay in the cache. A word is what a product takes in at once along the dimension that it
+// sums over: one float, or two bf16 of neighbours. WIDE words are a register; a tile is TALL rows of two of them.
+#ifdef __AVX512F__
+constexpr int64_t WIDE = 16, TALL = 8;
+#else
+constexpr int64_t WIDE = 8, TALL = 4;
+#endif
+constexpr int64_t PANEL = 2 * WIDE, ROWS = 32, WORD = 4 / sizeof(SCALAR);
+typedef std::uint32_t Word __attribute__((may_alias));
+typedef float Floats __attribute__((vector_size(4 * WIDE)));
+typedef std::uint32_t Words __attribute__((vector_size(4 * WIDE)));
 
-// x [B, T, K·G·C] to out [B, K, T, G, C], each head turned by the angles of its position, cos and sin [B, T, C] (null:
-// as it is), times scale. back: from the second shape to the first, turned the other way: its own gradient.
-void heads(const SCALAR* x, const float* cos, const float* sin, SCALAR* out, int64_t B, int64_t T, int64_t K, int64_t G,
-           int64_t C, float scale, int back, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) collapse(2)
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t t = 0; t < T; t++)
-            for (int64_t k = 0; k < K; k++)
-                for (int64_t g = 0; g < G; g++) {
-                    int64_t flat = (((b * T + t) * K + k) * G + g) * C, split = (((b * K + k) * T + t) * G + g) * C;
-                    int64_t angle = (b * T + t) * C;
-                    turn(x + (back ? split : flat), cos ? cos + angle : cos, sin + angle, back ? -1 : 1, scale,
-                         out + (back ? flat : split), C);
-                }
+template <class Vector>
+static inline Vector read(const void* from) {
+    Vector x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
 }
 
-// Scores [B·K, R, S] of the queries from position t0 on (R rows of them, G to a position) become weights: the softmax over
-// the positions from[b, t] .. t of each row, zero elsewhere. From position fork[b, 1] on, those from fork[b, 0] to there
-// are left out, too (null: none); a weight of zero needs no more to leave them out of every gradient.
-void softmax(SCALAR* scores, const int64_t* from, const int64_t* fork, int64_t B, int64_t T, int64_t K, int64_t G,
-             int64_t R, int64_t S, int64_t t0, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < B * K * R; row++) {
-        int64_t t = t0 + row % R / G, first = from[row / R / K * T + t];
-        SCALAR* x = scores + row * S;
-        float wide[S];
-        float most = -std::numeric_limits<float>::infinity(), total = 0;
-        const int64_t* hidden = fork ? fork + row / R / K * 2 : nullptr;
-        if (hidden && t >= hidden[1]) std::fill(x + hidden[0], x + hidden[1], SCALAR(most));
-#pragma omp simd reduction(max : most)
-        for (int64_t s = first; s <= t; s++) {
-            wide[s] = x[s];
-            most = wide[s] > most ? wide[s] : most;
+static inline void write(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
+
+static inline Floats add_product(Floats sum, Words a, Words b) {
+    if (WORD == 1) return sum + (Floats)a * (Floats)b;
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    Words high = Words{} + 0xffff0000u;
+    return sum + (Floats)(a << 16) * (Floats)(b << 16) + (Floats)(a & high) * (Floats)(b & high);
+#endif
+}
+
+// out [M, N] = or += A [M, L] · B [L, N] for M and N of whole tiles and L words. A's words are `down` apart from row to
+// row and `along` within a row; B's panels of PANEL columns are `next` apart, and the rows of a panel `step`.
+static void product(const Word* A, int64_t down, int64_t along, const Word* B, int64_t next, int64_t step, float* out,
+                    int64_t width, int64_t M, int64_t N, int64_t L, bool add) {
+    for (int64_t n = 0; n < N; n += PANEL, B += next)
+        for (int64_t m = 0; m < M; m += TALL) {
+            Floats left[TALL] = {}, right[TALL] = {};
+            const Word* a = A + m * down;
+            for (int64_t l = 0; l < L; l++) {
+                Words first = read<Words>(B + l * step), second = read<Words>(B + l * step + WIDE);
+#pragma GCC unroll 8
+                for (int64_t i = 0; i < TALL; i++) {
+                    Words all = Words{} + a[i * down + l * along];
+                    left[i] = add_product(left[i], all, first);
+                    right[i] = add_product(right[i], all, second);
+                }
+            }
+            float* to = out + m * width + n;
+#pragma GCC unroll 8
+            for (int64_t i = 0; i < TALL; i++, to += width) {
+                write(to, add ? left[i] + read<Floats>(to) : left[i]);
+                write(to + WIDE, add ? right[i] + read<Floats>(to + WIDE) : right[i]);
+            }
         }
-        for (int64_t s = first; s <= t; s++) {
-            wide[s] = exponential(wide[s] - most);
-            total += wide[s];
+}
+
+static inline int64_t whole(int64_t size, int64_t part) { return (size + part - 1) / part * part; }
+
+// A matrix in the cache, of lines that begin at addresses which registers like; zero at first.
+template <class Number>
+struct Matrix {
+    struct alignas(64) Line {
+        char bytes[64];
+    };
+    int64_t width;
+    std::vector<Line> lines;
+    Matrix(int64_t rows, int64_t width) : width(width), lines(whole(rows * width * sizeof(Number), 64) / 64) {}
+    Number* row(int64_t i) { return (Number*)lines.data() + i * width; }
+    Word* words(int64_t row = 0) { return (Word*)this->row(row); }
+    int64_t down() { return width * sizeof(Number) / 4; }  // words from row to row
+    void clear() { std::memset(lines.data(), 0, lines.size() * 64); }
+};
+typedef Matrix<SCALAR> Scalars;
+
+// `count` rows of C numbers, `apart` in x, become the first of a matrix, turned and scaled where there are angles; the
+// rest of `rows` is zero.
+static void load(const SCALAR* x, int64_t apart, const float* cos, const float* sin, float scale, int64_t count,
+                 int64_t rows, int64_t C, Scalars& out) {
+    for (int64_t i = 0; i < count; i++)
+        if (cos)
+            turn(x + i * apart, cos + i * C, sin + i * C, 1, scale, out.row(i), C);
+        else
+            std::memcpy(out.row(i), x + i * apart, C * sizeof(SCALAR));
+    std::memset(out.row(count), 0, (rows - count) * out.width * sizeof(SCALAR));
+}
+
+// The first `rows` of a matrix as the B of a product that sums over them: a word holds WORD neighbours of a column.
+static void stack(Scalars& from, int64_t rows, int64_t columns, Scalars& out) {
+    for (int64_t r = 0; r < rows; r += WORD) {
+        if (WORD == 1) {
+            std::memcpy(out.row(r), from.row(r), columns * sizeof(Word));
+            continue;
         }
-        float scale = 1 / total;
-        for (int64_t s = first; s <= t; s++) x[s] = wide[s] * scale;
-        std::memset(x, 0, first * sizeof(SCALAR));
-        std::memset(x + t + 1, 0, (S - t - 1) * sizeof(SCALAR));
+        auto upper = (const std::uint16_t*)from.row(r), lower = (const std::uint16_t*)from.row(r + 1);
+        Word* to = out.words(r);
+        for (int64_t i = 0; i < columns; i++) to[i] = upper[i] | Word(lower[i]) << 16;
     }
 }
 
-// Gradients [B·K, R, S] of the weights become those of the scores: w · (g - Σ w·g).
-void softmax_backward(const SCALAR* weights, SCALAR* grads, const int64_t* from, int64_t B, int64_t T, int64_t K,
-                      int64_t G, int64_t R, int64_t S, int64_t t0, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < B * K * R; row++) {
-        int64_t t = t0 + row % R / G, first = from[row / R / K * T + t];
-        const SCALAR* w = weights + row * S;
-        SCALAR* g = grads + row * S;
-        float both = 0;
-        for (int64_t s = first; s <= t; s++) both += float(w[s]) * float(g[s]);
-        for (int64_t s = first; s <= t; s++) g[s] = float(w[s]) * (float(g[s]) - both);
-        std::memset(g, 0, first * sizeof(SCALAR));
-        std::memset(g + t + 1, 0, (S - t - 1) * sizeof(SCALAR));
+// The same as the B of a product with its transpose, in panels of PANEL rows, each [C / WORD, PANEL] words.
+static void flip(Scalars& from, int64_t rows, int64_t C, Scalars& out) {
+    for (int64_t r = 0; r < rows; r++) {
+        const Word* row = from.words(r);
+        Word* to = out.words() + r / PANEL * PANEL * (C / WORD) + r % PANEL;
+        for (int64_t l = 0; l < C / WORD; l++) to[l * PANEL] = row[l];
+    }
+}
+
+// What queries t0 .. t0 + count see: keys from `first` on, in whole panels, to t0 + ROWS. Row r of them sees keys
+// from[r] .. t0 + r: those of its document; or, in a row with a fork, all but fork[0] .. fork[1] from the latter on.
+struct Seen {
+    int64_t first, t0, count, from[ROWS];
+    const int64_t* fork;
+    Seen(const int64_t* positions, const int64_t* fork, int64_t t0, int64_t T)
+        : first(t0), t0(t0), count(std::min(ROWS, T - t0)), fork(fork) {
+        for (int64_t r = 0; r < count; r++) {
+            from[r] = fork ? 0 : t0 + r - positions[t0 + r];
+            first = std::min(first, from[r] / PANEL * PANEL);
+        }
+    }
+    void hide(Matrix<float>& scores) {  // first is 0 where there is a fork
+        for (int64_t r = 0; fork && r < count; r++)
+            if (t0 + r >= fork[1])
+                std::fill(scores.row(r) + fork[0], scores.row(r) + fork[1], -std::numeric_limits<float>::infinity());
+    }
+};
+
+static inline void clear(SCALAR* row, int64_t from, int64_t to, int64_t width) {  // but for from .. to
+    std::memset(row, 0, from * sizeof(SCALAR));
+    std::memset(row + to, 0, (width - to) * sizeof(SCALAR));
+}
+
+// Weights of a row of scores, e^(score - most), zero but for from .. to; their sum. Returns the greatest score.
+static float unscaled(float* __restrict scores, SCALAR* __restrict weights, int64_t from, int64_t to, int64_t width,
+                      float* sum) {
+    float most = -std::numeric_limits<float>::infinity(), total = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t s = from; s < to; s++) most = scores[s] > most ? scores[s] : most;
+    for (int64_t s = from; s < to; s++) {
+        scores[s] = exponential(scores[s] - most);
+        total += scores[s];
+    }
+    for (int64_t s = from; s < to; s++) weights[s] = scores[s];
+    clear(weights, from, to, width);
+    *sum = total;
+    return most;
+}
+
+extern "C" {
+
+// Attention: out [B, T, K, G, C] = softmax(q·k / √C) · v for queries of that shape and keys and values [B, T, K, C] as
+// the projections give them, to be turned by the angles cos and sin [B, T, C]. Nobody sees past the start of its
+// document, which positions [B, T] tell; fork [B, 2] (null: none) as in `Seen`. logs [B, K, G, T] keeps log Σ e^score of each query.
+void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
+               const int64_t* positions, const int64_t* fork, SCALAR* out, float* logs, int64_t B, int64_t T, int64_t K,
+               int64_t G, int64_t C, int threads) {
+    int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD;
+#pragma omp parallel num_threads(threads)
+    {
+        Scalars plain(S, N), keys(S, C), values(S, N), queries(ROWS, N), weights(ROWS, S);
+        Matrix<float> scores(ROWS, S), mixed(ROWS, N);
+#pragma omp for schedule(dynamic)
+        for (int64_t bk = 0; bk < B * K; bk++) {
+            int64_t b = bk / K, kv = (b * T * K + bk % K) * C;
+            const float *angles = cos + b * T * C, *sines = sin + b * T * C;
+            load(k + kv, K * C, angles, sines, 1, T, S, C, plain);
+            flip(plain, S, C, keys);
+            load(v + kv, K * C, nullptr, sines, 1, T, S, C, plain);
+            stack(plain, S, N, values);
+            for (int64_t g = 0; g < G; g++)
+                for (int64_t t0 = 0; t0 < T; t0 += ROWS) {
+                    Seen seen(positions + b * T, fork ? fork + b * 2 : nullptr, t0, T);
+                    int64_t width = t0 + ROWS - seen.first, at = kv * G + g * C + t0 * K * G * C;
+                    load(q + at, K * G * C, angles + t0 * C, sines + t0 * C, 1 / std::sqrt(float(C)), seen.count, ROWS, C,
+                         queries);
+                    product(queries.words(), queries.down(), 1, keys.words() + seen.first * L, PANEL * L, PANEL,
+                            scores.row(0), S, ROWS, width, L, false);
+                    seen.hide(scores);
+                    float totals[ROWS];
+                    for (int64_t r = 0; r < seen.count; r++) {
+                        float most = unscaled(scores.row(r), weights.row(r), seen.from[r] - seen.first,
+                                              t0 + r + 1 - seen.first, width, &totals[r]);
+                        logs[(bk * G + g) * T + t0 + r] = most + std::log(totals[r]);
+                    }
+                    product(weights.words(), weights.down(), 1, values.words(seen.first), PANEL, N, mixed.row(0), N, ROWS,
+                            N, width / WORD, false);
+                    for (int64_t r = 0; r < seen.count; r++)
+                        turn<float>(mixed.row(r), nullptr, nullptr, 1, 1 / totals[r], out + at + r * K * G * C, C);
+                }
+        }
+    }
+}
+
+// The gradients of q, k and v; the weights are computed again, so that nothing of size T² is kept.
+void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
+                        const int64_t* positions, const int64_t* fork, const float* logs, const SCALAR* dout,
+                        SCALAR* dq, SCALAR* dk, SCALAR* dv, int64_t B, int64_t T, int64_t K, int64_t G, int64_t C,
+                        int threads) {
+    int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD, wide = K * G * C;
+    float scale = 1 / std::sqrt(float(C));
+#pragma omp parallel num_threads(threads)
+    {
+        Scalars plain(S, N), keys(S, C), keys_down(S, N), values(S, C);
+        Scalars queries(ROWS, N), queries_down(ROWS, N), douts(ROWS, N), douts_down(ROWS, N);
+        Scalars weights(ROWS, S), weights_down(ROWS, S), dscores(ROWS, S), dscores_down(ROWS, S);
+        Matrix<float> scores(ROWS, S), dweights(ROWS, S), dqueries(ROWS, N), dkeys(S, N), dvalues(S, N);
+#pragma omp for schedule(dynamic)
+        for (int64_t bk = 0; bk < B * K; bk++) {
+            int64_t b = bk / K, kv = (b * T * K + bk % K) * C;
+            const float *angles = cos + b * T * C, *sines = sin + b * T * C;
+            load(v + kv, K * C, nullptr, sines, 1, T, S, C, plain);
+            flip(plain, S, C, values);
+            load(k + kv, K * C, angles, sines, 1, T, S, C, plain);
+            flip(plain, S, C, keys);
+            stack(plain, S, N, keys_down);
+            dkeys.clear();
+            dvalues.clear();
+            for (int64_t g = 0; g < G; g++)
+                for (int64_t t0 = 0; t0 < T; t0 += ROWS) {
+                    Seen seen(positions + b * T, fork ? fork + b * 2 : nullptr, t0, T);
+                    int64_t width = t0 + ROWS - seen.first, at = kv * G + g * C + t0 * wide;
+                    load(q + at, wide, angles + t0 * C, sines + t0 * C, scale, seen.count, ROWS, C, queries);
+                    load(dout + at, wide, nullptr, sines, 1, seen.count, ROWS, C, douts);
+                    product(queries.words(), queries.down(), 1, keys.words() + seen.first * L, PANEL * L, PANEL,
+                            scores.row(0), S, ROWS, width, L, false);
+                    seen.hide(scores);
+                    product(douts.words(), douts.down(), 1, values.words() + seen.first * L, PANEL * L, PANEL,
+                            dweights.row(0), S, ROWS, width, L, false);
+                    for (int64_t r = 0; r < ROWS; r++) {
+                        SCALAR *w = weights.row(r), *dx = dscores.row(r);
+                        if (r >= seen.count) {
+                            clear(w, 0, 0, width);
+                            clear(dx, 0, 0, width);
+                            continue;
+                        }
+                        int64_t from = seen.from[r] - seen.first, to = t0 + r + 1 - seen.first;
+                        float *x = scores.row(r), *dy_v = dweights.row(r), both = 0;
+                        float log = logs[(bk * G + g) * T + t0 + r];
+                        for (int64_t s = from; s < to; s++) {
+                            x[s] = exponential(x[s] - log);
+                            both += x[s] * dy_v[s];
+                        }
+                        for (int64_t s = from; s < to; s++) w[s] = x[s];
+                        for (int64_t s = from; s < to; s++) dx[s] = x[s] * (dy_v[s] - both);
+                        clear(w, from, to, width);
+                        clear(dx, from, to, width);
+                    }
+                    stack(queries, ROWS, N, queries_down);
+                    stack(douts, ROWS, N, douts_down);
+                    stack(weights, ROWS, width, weights_down);
+                    stack(dscores, ROWS, width, dscores_down);
+                    product(dscores.words(), dscores.down(), 1, keys_down.words(seen.first), PANEL, N, dqueries.row(0), N,
+                            ROWS, N, width / WORD, false);
+                    product(weights_down.words(), 1, S, douts_down.words(), PANEL, N, dvalues.row(seen.first), N, width, N,
+                            ROWS / WORD, true);
+                    product(dscores_down.words(), 1, S, queries_down.words(), PANEL, N, dkeys.row(seen.first), N, width, N,
+                            ROWS / WORD, true);
+                    for (int64_t r = 0; r < seen.count; r++)
+                        turn<float>(dqueries.row(r), angles + (t0 + r) * C, sines + (t0 + r) * C, -1, scale,
+                                    dq + at + r * wide, C);
+                }
+            for (int64_t t = 0; t < T; t++) {
+                turn<float>(dkeys.row(t), angles + t * C, sines + t * C, -1, 1, dk + kv + t * K * C, C);
+                turn<float>(dvalues.row(t), nullptr, nullptr, 1, 1, dv + kv + t * K * C, C);
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 """The transformer's mathematics as few walks through memory on a CPU, where a C++ compiler is at hand.
 
 On a CPU, torch spends half of a training step beside the matrix products: casting, masking, rotating and norming, each
-several walks through memory. Here each is one, in fused.cpp, and attention leaves out what the causal mask hides.
+several walks through memory. Here each is one, in fused.cpp; attention stays in the cache and leaves out what nobody
+sees.
 What is computed is what l2/model/transformer.py says; tests hold the two side by side.
 """
 
@@ -19,20 +20,17 @@ from torch.nn import functional as F
 
 from l2.files.compiled import compiled
 from l2.model.checkpoint import AnyModel
-from l2.model.transformer import Attention, LanguageModel, RMSNorm, SwiGLU, Where
+from l2.model.transformer import Attention, LanguageModel, Linear, RMSNorm, SwiGLU, Where
 
 SOURCE = Path(__file__).with_name("fused.cpp")
 SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
 # sums may be taken in any order, so that they can be vectorised; -ffast-math would also flush denormals in all of torch
 SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
-BLOCK = 128  # queries whose scores are computed at once: the smaller, the more of the hidden half is left out
-LONG = 2048  # context above which scores are too large to keep for the backward pass
 
 POINTER, SIZE, INT, FLOAT = c_void_p, c_int64, c_int, c_float
 ARGUMENTS = {
-    "heads": [POINTER] * 4 + [SIZE] * 5 + [FLOAT, INT, INT],
-    "softmax": [POINTER] * 3 + [SIZE] * 7 + [INT],
-    "softmax_backward": [POINTER] * 3 + [SIZE] * 7 + [INT],
+    "attention": [POINTER] * 9 + [SIZE] * 5 + [INT],
+    "attention_backward": [POINTER] * 12 + [SIZE] * 5 + [INT],
     "norm": [POINTER] * 4 + [SIZE] * 2 + [FLOAT, INT],
     "norm_backward": [POINTER] * 6 + [SIZE] * 2 + [INT],
     "swiglu": [POINTER] * 3 + [SIZE, INT],
@@ -58,6 +56,26 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None)
     assert all(x.is_contiguous() for x in arguments if isinstance(x, Tensor))
     plain = (x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
     getattr(library(dtype), name)(*plain, torch.get_num_threads())
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x · Wᵀ, [..., in] to [..., out]. torch leaves fp32 to MKL, which oneDNN outruns on CPUs that are not Intel's."""
+    if x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return F.linear(x, weight)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return product(dy, weight.T), dy.flatten(0, -2).T @ x.flatten(0, -2)  # the latter is no faster in oneDNN
 
 
 class _Norm(torch.autograd.Function):
@@ -94,61 +112,30 @@ class _Gated(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q·k / √C) · v from projections [B, T, heads · C] to [B, T, H · C].
-
-    The queries of the heads that share a key/value head lie side by side, [B·K, T·G, C], so that a block of positions
-    is one matrix, and a product with its keys serves all of them.
-    """
+    """softmax(q·k / √C) · v from projections [B, T, heads · C] to [B, T, H · C]."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, where: Where, K: int, C: int) -> Tensor:
         B, T, X = q.shape
-        G, dtype = X // C // K, q.dtype
-        cos, sin = where.cos.contiguous(), where.sin.contiguous()
-        fork_B2 = where.fork_B2
-        first_BT = torch.arange(T) - where.positions_BT if fork_B2 is None else torch.zeros(B, T, dtype=torch.long)
-        q_, k_, v_ = q.new_empty(B * K, T * G, C), k.new_empty(B * K, T, C), v.new_empty(B * K, T, C)
-        call("heads", dtype, q, cos, sin, q_, B, T, K, G, C, C**-0.5, 0)
-        call("heads", dtype, k, cos, sin, k_, B, T, K, 1, C, 1.0, 0)
-        call("heads", dtype, v, None, None, v_, B, T, K, 1, C, 1.0, 0)
-        out_, weights = torch.empty_like(q_), []
-        for t in range(0, T, BLOCK):
-            rows, end = slice(t * G, (t + BLOCK) * G), min(t + BLOCK, T)
-            scores = torch.bmm(q_[:, rows], k_[:, :end].transpose(1, 2))
-            call("softmax", dtype, scores, first_BT, fork_B2, B, T, K, G, (end - t) * G, end, t)
-            torch.bmm(scores, v_[:, :end], out=out_[:, rows])
-            weights.append(scores)
-        out = torch.empty_like(q)
-        call("heads", dtype, out_, None, None, out, B, T, K, G, C, 1.0, 1)
-        ctx.save_for_backward(q_, k_, v_, cos, sin, first_BT, *weights)
+        ctx.shape = B, T, K, X // C // K, C
+        given = q, k, v, where.cos.contiguous(), where.sin.contiguous(), where.positions_BT.contiguous(), where.fork_B2
+        out, logs = torch.empty_like(q), q.new_empty(B, X // C, T, dtype=torch.float32)
+        call("attention", q.dtype, *given, out, logs, *ctx.shape)
+        ctx.save_for_backward(*given, logs)
         return out
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q_, k_, v_, cos, sin, first_BT, *weights = ctx.saved_tensors
-        (B, T), (_, _, C), dtype = first_BT.shape, k_.shape, q_.dtype
-        K, G = k_.shape[0] // B, q_.shape[1] // T
-        dout_, dq_ = torch.empty_like(q_), torch.empty_like(q_)
-        call("heads", dtype, dout.contiguous(), None, None, dout_, B, T, K, G, C, 1.0, 0)
-        dk_, dv_ = torch.zeros_like(k_), torch.zeros_like(v_)
-        for t, w in zip(range(0, T, BLOCK), weights, strict=True):
-            rows, end = slice(t * G, (t + BLOCK) * G), min(t + BLOCK, T)
-            dv_[:, :end].baddbmm_(w.transpose(1, 2), dout_[:, rows])
-            dscores = torch.bmm(dout_[:, rows], v_[:, :end].transpose(1, 2))
-            call("softmax_backward", dtype, w, dscores, first_BT, B, T, K, G, (end - t) * G, end, t)
-            torch.bmm(dscores, k_[:, :end], out=dq_[:, rows])
-            dk_[:, :end].baddbmm_(dscores.transpose(1, 2), q_[:, rows])
-        dq, dk, dv = dout.new_empty(B, T, K * G * C), dout.new_empty(B, T, K * C), dout.new_empty(B, T, K * C)
-        call("heads", dtype, dq_, cos, sin, dq, B, T, K, G, C, C**-0.5, 1)
-        call("heads", dtype, dk_, cos, sin, dk, B, T, K, 1, C, 1.0, 1)
-        call("heads", dtype, dv_, None, None, dv, B, T, K, 1, C, 1.0, 1)
+        saved = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(x) for x in saved[:3])
+        call("attention_backward", dout.dtype, *saved, dout.contiguous(), dq, dk, dv, *ctx.shape)
         return dq, dk, dv, None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        logits_NV, losses_N = hidden_ND @ weight_VD.T, hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
+        logits_NV, losses_N = product(hidden_ND, weight_VD), hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
         call("cross_entropy", logits_NV.dtype, logits_NV, targets_N, losses_N, *logits_NV.shape)
         ctx.save_for_backward(hidden_ND, weight_VD, logits_NV)  # which are their own gradient now
         return losses_N
@@ -157,7 +144,18 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, dlosses_N: Tensor) -> tuple[Tensor, Tensor, None]:
         hidden_ND, weight_VD, grads_NV = ctx.saved_tensors
         scale_N1 = dlosses_N[:, None].to(hidden_ND.dtype)
-        return (grads_NV @ weight_VD) * scale_N1, grads_NV.T @ (hidden_ND * scale_N1), None
+        return product(grads_NV, weight_VD.T) * scale_N1, grads_NV.T @ (hidden_ND * scale_N1), None
+
+
+class FusedLinear(Linear):
+    """Linear, by `product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        if x.dtype != torch.float32:
+            return super().forward(x)
+        out: Tensor = _Linear.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        return out
 
 
 class FusedNorm(RMSNorm):
@@ -184,7 +182,7 @@ class FusedAttention(Attention):
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        if not where.by_documents or where.asking(self.layer, x_BTD)[0] is not x_BTD or x_BTD.shape[1] > LONG:
+        if not where.by_documents or where.asking(self.layer, x_BTD)[0] is not x_BTD:
             return super().forward(x_BTD, where)
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         mixed = _Attention.apply(q, k, v, where, self.kv_heads, self.head_dim)  # type: ignore[no-untyped-call]
@@ -199,6 +197,7 @@ class FusedLanguageModel(LanguageModel):
 def fuse(model: AnyModel) -> None:
     """Let `model` compute with fused.cpp from now on."""
     kinds = {
+        Linear: FusedLinear,
         RMSNorm: FusedNorm,
         SwiGLU: FusedSwiGLU,
         Attention: FusedAttention,
