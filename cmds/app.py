@@ -181,7 +181,10 @@ def exit_status(end: SystemExit) -> int:
 
 def entry() -> None:
     """The console script."""
-    status = main()
+    # Closed by whoever started us: nothing comes in, and nobody is told. Results must not be lost like that.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    status = main() if sys.stdout else fail("", "stdout is closed; redirect it to a file or to /dev/null", 1)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A rank that torchrun started, all saved: as the interpreter is taken down, threads of its process group abort
         # it now and then, and torchrun calls that a failed run.

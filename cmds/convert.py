@@ -49,8 +49,6 @@ def convert(
 
     Example: l2 convert Llama-2-7b-chat runs/llama --to hf
     """
-    import orjson
-
     from l2.model.checkpoint import load_language_model, save_model
     from l2.model.convert import (
         MetaModel,
@@ -79,18 +77,17 @@ def convert(
     if to == "hf":
         with atomic_dir(target) as directory:
             save_model(model, directory, vocabulary)
-            proof = _check(prove(stored, load_language_model(directory)), threshold)
+            _tell(prove(stored, load_language_model(directory)), threshold)
     elif to == "meta":
         with atomic_dir(target) as directory:
             write_meta(model, directory, vocabulary, parts=parts)
             written = open_meta(directory, max_seq_len=model.config.max_seq_len)
-            proof = _check(prove(stored, written), threshold)
+            _tell(prove(stored, written), threshold)
     else:
         with atomic_file(target) as file, atomic_file(beside) as pieces:
             write_llama2c(model, file.name, version=0 if to == "llama2.c-v0" else 1)
             write_llama2c_tokenizer(vocabulary, pieces.name)
-            proof = _check(prove(stored, open_llama2c(file.name)), threshold)
-    print(orjson.dumps(proof).decode())
+            _tell(prove(stored, open_llama2c(file.name)), threshold)
 
 
 def _is_meta(source: str) -> bool:
@@ -105,8 +102,12 @@ def _find_tokenizer(source: str, given: str | None) -> Tokenizer:
     return load_tokenizer(next((place for place in places if place.exists()), places[0]))
 
 
-def _check(proof: Proof, threshold: float) -> dict[str, float]:
-    """The proof as a record. Raises L2Error when the models differ: then nothing takes its final name."""
+def _tell(proof: Proof, threshold: float) -> None:
+    """Print the proof as a record. Raises L2Error when the models differ: then nothing takes its final name."""
+    import orjson
+
+    print(orjson.dumps(proof._asdict()).decode())
     if not proof.max_logit_difference <= threshold:
-        raise L2Error(f"what was written differs: {proof._asdict()}; at most {threshold} passes")
-    return proof._asdict()
+        raise L2Error(
+            f"what was written differs by {proof.max_logit_difference:.3g} in a logit; at most {threshold} passes"
+        )

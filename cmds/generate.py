@@ -32,7 +32,11 @@ def generate(
     batch_size: BatchSize = 64,
     max_batch_tokens: Annotated[
         int | None,
-        typer.Option("--max-batch-tokens", min=1, help="Tokens whose keys and values are held at once: memory (ours)."),
+        typer.Option(
+            "--max-batch-tokens",
+            min=1,
+            help="Tokens whose keys and values are held at once, a prompt of n answers counted once: memory (ours).",
+        ),
     ] = None,
     endpoint: Endpoint = None,
     seed: Seed = 0,

@@ -31,7 +31,7 @@ class Sampling:
     """How to draw. temperature 0 is greedy; top_p 1 and top_k 0 are the whole distribution; max_new_tokens counts EOS.
 
     repetition_penalty divides the positive, and multiplies the negative, logits of tokens that stand in the prompt or
-    the answer (Keskar et al. 2019); 1 is off.
+    the answer (Keskar et al. 2019); 1 is off. Raises UsageError for numbers that make no sense.
     """
 
     temperature: float = 1.0
@@ -40,6 +40,13 @@ class Sampling:
     seed: int = 0
     top_k: int = 0
     repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens {self.max_new_tokens}: an answer has one token at least")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise UsageError(f"{name} {getattr(self, name)}: not a finite number")
 
 
 @dataclass
@@ -349,8 +356,6 @@ def generate(
         raise UsageError(f"a prompt of {max(lengths)} tokens leaves no room in the model's context of {context}")
     if not all(lengths):
         raise UsageError("a prompt has no tokens, not even BOS; there is nothing to go on from")
-    if sampling.max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens {sampling.max_new_tokens}: an answer has one token at least")
     assert len(keys) == len(prompts)
     answers = [[Completion() for _ in range(k)] for _ in prompts]
     if not answers:

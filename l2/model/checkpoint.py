@@ -147,9 +147,18 @@ def read_tensors(
     path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped and cast one by one. Raises BadInput for a broken file."""
+
+    def mapped() -> Any:
+        return safe_open(str(path), framework="pt", device=str(device))
+
     try:
-        with safe_open(str(path), framework="pt", device=str(device)) as f:
-            return {name: f.get_tensor(name).to(dtype=dtype) for name in f.keys()}  # noqa: SIM118
+        with mapped() as f:
+            names = list(f.keys())
+        tensors = {}
+        for name in names:  # mapped anew for each, so that what was cast is not held any longer
+            with mapped() as f:
+                tensors[name] = f.get_tensor(name).to(dtype=dtype)
+        return tensors
     except SafetensorError as error:
         raise BadInput(str(path), f"a broken safetensors file ({error})", "a whole one") from None
 

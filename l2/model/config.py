@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -126,6 +127,7 @@ _FIXED = {
     "mlp_bias": (False, None),
     "sliding_window": (None,),
     "partial_rotary_factor": (1.0, None),
+    "quantization_config": (None,),
 }
 
 
@@ -145,21 +147,33 @@ def size_of(fields: Mapping[str, Any], field: str, where: str, default: int | No
     return value
 
 
+def _number(fields: Mapping[str, Any], field: str, where: str, default: float | None = None) -> float:
+    """A field that measures something; `default` where it is missing. Raises BadInput, naming the field."""
+    value = fields.get(field, default)
+    if field not in fields and default is None:
+        raise BadInput(where, f"no field {field!r}", "the keys of a LlamaForCausalLM config")
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise BadInput(where, f"{field} = {value!r}", f"{field} as a number")
+    return float(value)
+
+
 def _rope(hf: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
     """Theta and scaling from either spelling (transformers 4: rope_theta, rope_scaling; 5: rope_parameters)."""
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    field = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    rope = hf.get(field) or {}
+    if not isinstance(rope, Mapping):
+        raise BadInput(where, f"{field} = {rope!r}", f"{field} as an object")
     _check_fixed({"partial_rotary_factor": rope.get("partial_rotary_factor")}, where)  # where transformers 5 has it
-    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))
+    theta = _number(rope if "rope_theta" in rope else hf, "rope_theta", where, 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind == "linear":
-        return theta, RopeScaling("linear", float(rope["factor"]))
+        return theta, RopeScaling("linear", _number(rope, "factor", where))
     if kind == "llama3":
-        waves = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-        return theta, RopeScaling(
-            "llama3", float(rope["factor"]), *waves, int(rope["original_max_position_embeddings"])
-        )
+        names = "factor", "low_freq_factor", "high_freq_factor"
+        factor, low, high = (_number(rope, name, where) for name in names)
+        return theta, RopeScaling("llama3", factor, low, high, size_of(rope, "original_max_position_embeddings", where))
     raise BadInput(where, f"rope type {kind!r}", "'default', 'linear' or 'llama3'")
 
 
@@ -178,12 +192,10 @@ def config_from_hf(hf: Mapping[str, Any], where: str = "config.json") -> ModelCo
             head_dim=size_of(hf, "head_dim", where, dim // heads),
             ffn_dim=size_of(hf, "intermediate_size", where),
             max_seq_len=size_of(hf, "max_position_embeddings", where, 2048),
-            norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
+            norm_eps=_number(hf, "rms_norm_eps", where, 1e-6),
             rope_theta=theta,
             rope_scaling=scaling,
             tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
         )
-    except KeyError as missing:
-        raise BadInput(where, f"no field {missing}", "the keys of a LlamaForCausalLM config") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise BadInput(where, str(error), "a Llama shape") from None

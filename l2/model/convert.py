@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ from l2.files.atomic import atomic_file, write_atomic
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.model.checkpoint import load_weights, model_tensors, read_json
 from l2.model.config import ModelConfig, size_of
-from l2.model.transformer import LanguageModel, attend, frequencies
+from l2.model.transformer import LanguageModel, Where, attend, frequencies
 from l2.tokens.tokenizer import Tokenizer
 
 PARAMS = "params.json"
@@ -374,12 +374,30 @@ class Proof(NamedTuple):
     tokens: int
 
 
+class _InFp32(dict[str, Tensor]):
+    """Weights that are cast as each is asked for."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return super().__getitem__(name).float()
+
+
 def _in_fp32(model: LanguageModel | MetaModel) -> Callable[[Tensor], Tensor]:
-    """Token ids [B, T] to logits [B, T, V] computed in fp32. The model itself keeps its dtype."""
+    """Token ids [B, T] to logits [B, T, V] computed in fp32, into which one layer at a time is cast."""
     if isinstance(model, MetaModel):
-        return partial(meta_logits, model._replace(weights={name: w.float() for name, w in model.weights.items()}))
-    weights = {name: weight.float() for name, weight in model.named_parameters()}
-    return lambda tokens_BT: functional_call(model, weights, (tokens_BT,))
+        return partial(meta_logits, model._replace(weights=_InFp32(model.weights)))
+
+    def call(part: nn.Module, *given: Any) -> Tensor:
+        out: Tensor = functional_call(part, {name: weight.float() for name, weight in part.named_parameters()}, given)
+        return out
+
+    def logits(tokens_BT: Tensor) -> Tensor:
+        where = Where(model.config, torch.arange(tokens_BT.shape[1]).expand_as(tokens_BT), None, None)
+        x_BTD = model.model.embed_tokens(tokens_BT).float()
+        for layer in model.model.layers:
+            x_BTD = call(layer, x_BTD, where)
+        return call(model.lm_head, call(model.model.norm, x_BTD))
+
+    return logits
 
 
 @torch.inference_mode()

@@ -24,6 +24,19 @@ def l2(*argv: object, stdin: str | None = None) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.parametrize(
+    ("redirected", "status", "told"),
+    [
+        ("audit <&-", 65, "stdin: found no"),
+        ("--help >&-", 1, "stdout is closed"),
+        ("none 2>&- </dev/null", 2, ""),
+    ],
+)
+def test_streams_that_were_closed_before_the_start(redirected, status, told):
+    done = subprocess.run(f"{sys.executable} -m cmds.app {redirected}", shell=True, capture_output=True, text=True)
+    assert done.returncode == status and told in done.stderr and "Traceback" not in done.stderr and not done.stdout
+
+
 def test_help_lists_every_command_and_every_command_has_a_module():
     for name, (_, line) in COMMANDS.items():
         assert f"{name:<12} {line}" in help_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -137,7 +139,10 @@ def test_prompts_are_read_so_many_tokens_at_a_time(monkeypatch):
 
 def test_settings_at_the_edge():
     with pytest.raises(UsageError, match="at least"):
-        generate(lively(), [[1, 5]], [0], Sampling(max_new_tokens=0))
+        Sampling(max_new_tokens=0)
+    for wrong in ({"temperature": math.inf}, {"top_p": math.nan}, {"repetition_penalty": math.inf}):
+        with pytest.raises(UsageError, match="not a finite number"):
+            Sampling(**wrong)
     cold, greedy = (generate(lively(), [[1, 5]], [0], Sampling(t, max_new_tokens=9)) for t in (1e-40, 0.0))
     assert cold[0][0].tokens == greedy[0][0].tokens
 

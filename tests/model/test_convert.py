@@ -251,7 +251,8 @@ def test_what_does_not_prove_itself_is_not_left_behind(model_dir, tmp_path, capf
     monkeypatch.setattr(convert, "prove", lambda one, other: convert.Proof(0.5, 0.1, 0.9, 64))
     for to in ("meta", "llama2.c"):
         assert main(["convert", str(model_dir), str(tmp_path / to), "--to", to]) == 1
-        assert "what was written differs" in capfd.readouterr().err
+        out, err = capfd.readouterr()
+        assert "what was written differs" in err and json.loads(out)["max_logit_difference"] == 0.5
     assert not list(tmp_path.iterdir())
 
 
