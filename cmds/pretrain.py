@@ -189,16 +189,14 @@ def pretrain(
         "warmup": plan.warmup,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "cross_document": cross_document,
-        "on_spike": on_spike,
-        "recompute": recompute,
         "compile": plan.compiled,
         "seed": seed,
     }
     if mix is not None:
         settings["mix"] = mix
-    console.say(
-        f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
-    )
+    free = {"on_spike": on_spike, "recompute": recompute}  # a run may go on with others
+    told = ", ".join(f"{name} {value}" for name, value in (settings | free).items())
+    console.say(f"{config.parameters:,} parameters, {tokens:,} tokens, {told}")
     if mix is not None:
         for source in objective.planned(total):
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
