@@ -133,6 +133,8 @@ def test_people(l2, both, tmp_path):
         (["--judge", "cat"], 65, "--judge cat:1: found"),
         (["--judge", "exit 4"], 1, "exit status 4"),
         (["--rm", "a=x", "--rm", "b=y"], 2, "helpful=DIR"),
+        (["{tmp}/torn", "-o", "{tmp}/torn"], 2, "is an input too"),
+        (["{tmp}/torn", "-o", "{tmp}/x", "--samples", "{tmp}/x"], 2, "--output and --samples are both"),
         (["{tmp}/torn"], 65, "torn:2: found no valid JSON"),
         (["{tmp}/a.jsonl"], 65, "a.jsonl:1: found fields"),
     ],
