@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 from l2.files.jsonl import Record
 
 NOISE = 2.0  # standard errors of a difference that chance makes (about 95 %)
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "toxic", "violat", "refus", "ece", "cut")  # how such metrics begin
+# How metrics begin that are better where they are lower.
+LOWER_IS_BETTER = (
+    "bits_per_byte", "perplexity", "toxic", "violat", "refus", "ece", "cut",
+    "gamma", "loss", "unread", "brier", "calibration_error",
+)  # fmt: skip
 
 
 class Drop(NamedTuple):

@@ -31,6 +31,9 @@ def row(model: str, value: float | None, stderr: float | None = 0.01, **more: ob
         ([row("a", 0.7, None), row("b", 0.69, None)], 0.0, True),  # no standard error: no noise is known
         ([row("a", None), row("b", 0.5)], 0.0, False),
         ([row("a", 1.1, metric="bits_per_byte"), row("b", 1.3, metric="bits_per_byte")], 0.0, True),
+        ([row("a", 1.8, metric="gamma"), row("b", 0.45, metric="gamma")], 0.0, False),  # the paper's, a gain
+        ([row("a", 0.2, metric="brier"), row("b", 0.1, metric="brier")], 0.0, False),
+        ([row("a", 0.3, metric="loss"), row("b", 0.4, metric="loss")], 0.0, True),  # pairs lost
         ([row("a", 1.3, metric="bits_per_byte"), row("b", 1.1, metric="bits_per_byte")], 0.0, False),
     ],
 )
