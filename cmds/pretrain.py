@@ -189,16 +189,14 @@ def pretrain(
         "warmup": plan.warmup,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "cross_document": cross_document,
-        "on_spike": on_spike,
-        "recompute": recompute,
         "compile": plan.compiled,
         "seed": seed,
     }
     if mix is not None:
         settings["mix"] = mix
-    console.say(
-        f"{config.parameters:,} parameters, {tokens:,} tokens, " + ", ".join(f"{k} {v}" for k, v in settings.items())
-    )
+    free = {"on_spike": on_spike, "recompute": recompute}  # a run may go on with others
+    told = ", ".join(f"{name} {value}" for name, value in (settings | free).items())
+    console.say(f"{config.parameters:,} parameters, {tokens:,} tokens, {told}")
     if mix is not None:
         for source in objective.planned(total):
             amount = f"{source.tokens:,} tokens ({source.share:.1%})"
@@ -249,9 +247,10 @@ def _tell_plan(
         parts = ", ".join(f"{kind.lower()} {size / 2**30:.2f}" for kind, size in peak.items() if kind != "Total")
         console.say(f"the same of FSDP2 on a pretended group, at the peak: {peak['Total'] / 2**30:.2f} GiB ({parts})")
     need = cost(config, tokens, where, plan.dtype, ranks)
+    time = f"{need.seconds:,.0f} seconds" if need.seconds < 3600 else f"{need.seconds / 3600:,.1f} hours"
     console.say(
-        f"work: {tokens:,} tokens, {need.flops:.3g} FLOPs; about {need.seconds / 3600:,.2f} hours at {FRACTION:.0%} of "
-        f"this device's measured peak, {need.joules / 3.6e6:,.3f} kWh and {need.grams:,.0f} gCO2e (estimates)"
+        f"work: {tokens:,} tokens, {need.flops:.3g} FLOPs; about {time} at {FRACTION:.0%} of this device's measured "
+        f"peak, {need.joules / 3.6e6:,.3g} kWh and {need.grams:,.3g} gCO2e (estimates)"
     )
 
 

@@ -124,6 +124,6 @@ def run_training(
             if ranks.first:
                 run.finish(result=last)
             shown = {k: v for k, v in last.items() if k.endswith(("loss", "accuracy"))}
-            console.say(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+            console.say(f"{out}: " + (", ".join(f"{name} {value:.4f}" for name, value in shown.items()) or "untrained"))
         if ranks.first:
             print(out)

@@ -47,7 +47,11 @@ def derive(
     yield _tokens(name, config, there, settings.steps * batch_tokens)
     yield _batch(name, preset, config, batch_tokens)
     yield _rate(name, preset, config, settings.lr)
-    share = "the paper's 2,000 steps, at most half the run" if preset.warmup else "5 % of the steps, at least 5 (ours)"
+    share = (
+        "the paper's 2,000 steps, at most half the run"
+        if preset.warmup
+        else "5 % of the steps, at least 5, at most half the run (ours)"
+    )
     yield f"schedule: warm-up of {settings.warmup:,} steps ({share}), then a cosine to 10 % of the peak (paper §2.2)"
 
 

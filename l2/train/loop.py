@@ -202,12 +202,12 @@ def update(objective: Objective, training: Training, settings: Settings) -> dict
     spike = max(line["loss_z"], line["grad_norm_z"]) > SPIKE
     if spike and settings.on_spike == "stop":
         raise L2Error(f"step {training.step}: {told_spike(line)}; --on-spike warn or skip goes on")
+    for name, usual in training.usual.items():
+        usual.add(line[name])  # a spike too: what goes on for long is no spike, and is not skipped for ever
     if spike and settings.on_spike == "skip":
         training.optimizer.zero_grad(set_to_none=True)
         return line | {"spike": "skipped"}
     apply(training.optimizer, lr)
-    for name, usual in training.usual.items():
-        usual.add(line[name])
     return line | ({"spike": "warned"} if spike else {})
 
 
@@ -253,18 +253,19 @@ class Meters:
 
     config: ModelConfig
     peak: float  # FLOP/s of all ranks
-    energy: Energy
+    energy: Energy  # of this rank
+    ranks: Ranks = ALONE
     before: float = 0.0  # joules that earlier lives of the run spent
 
     def line(self, tokens: int, seconds: float, seq: int) -> dict[str, float]:
-        """Of one step."""
+        """Of one step of all ranks: `tokens` in `seconds`, at a context of `seq`."""
         rate = tokens / seconds
         flops, common = self.config.flops_per_token(seq), self.config.common_flops_per_token(seq)
         return {
             "tokens_per_s": round(rate, 1),
             "mfu": round(rate * flops / self.peak, 4),
             "mfu_common": round(rate * common / self.peak, 4),
-            "joules": round(self.before + self.energy.joules(), 1),
+            "joules": round(self.before + self.ranks.total([self.energy.joules()])[0], 1),
         }
 
 
@@ -310,7 +311,8 @@ def train(
     _resume(run, training)
     log, samples = (Log(run.dir, training.step, ranks.first, name) for name in (LOG, SAMPLES))
     peak = measured_peak(model.device, settings.dtype)
-    meters = Meters(config, peak * ranks.world, Energy(model.device), log.last.get("joules", 0.0))
+    energy = Energy(model.device, ranks.local)
+    meters = Meters(config, peak * ranks.world, energy, ranks, log.last.get("joules", 0.0))
     with stop_wish() as wish:
         while training.step < settings.steps:
             start, tokens = time.monotonic(), training.tokens
@@ -336,6 +338,6 @@ def train(
         raise L2Error(f"the last step left weights that are no numbers; try a lower --lr (now {settings.lr:g})")
     with ranks.told():
         if ranks.first:
-            run.save(joules=joules, energy=meters.energy.source, gco2e=round(carbon(joules), 3), peak_flops=peak)
+            run.save(joules=joules, energy=energy.source, gco2e=round(carbon(joules), 3), peak_flops=peak)
             save_model(model, run.dir, tokenizer, weights)
     return log.last

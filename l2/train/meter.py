@@ -46,11 +46,14 @@ def table2_tonnes(gpu_hours: float, watts: float) -> float:
 
 
 class Energy:
-    """Joules since it was made. `source` says how they are known: "nvml", "rapl", or "estimate" from `watts`."""
+    """Joules since it was made. `source` says how they are known: "nvml", "rapl", or "estimate" from `watts`.
 
-    def __init__(self, device: torch.device) -> None:
+    Of this process alone: of what RAPL counts on a machine, one share of `local` processes that use it.
+    """
+
+    def __init__(self, device: torch.device, local: int = 1) -> None:
         self.watts = CPU_WATTS * torch.get_num_threads() if device.type == "cpu" else GPU_WATTS
-        self.source, self._read = _counter(device) or ("estimate", lambda: time.monotonic() * self.watts)
+        self.source, self._read = _counter(device, local) or ("estimate", lambda: time.monotonic() * self.watts)
         self._start = self._read()
 
     def joules(self) -> float:
@@ -58,18 +61,20 @@ class Energy:
         return self._read() - self._start
 
 
-def _counter(device: torch.device) -> tuple[str, Callable[[], float]] | None:
+def _counter(device: torch.device, local: int) -> tuple[str, Callable[[], float]] | None:
     if device.type == "cuda":
         with suppress(Exception):  # pynvml has an error for each thing that may be missing, itself among them
             import pynvml
 
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+            uuid = torch.cuda.get_device_properties(device).uuid  # NVML's numbers know no CUDA_VISIBLE_DEVICES
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
             return "nvml", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
     counters = [path / "energy_uj" for path in RAPL.glob("intel-rapl:*") if path.name.count(":") == 1]
     if device.type == "cpu" and counters and all(os.access(path, os.R_OK) for path in counters):
-        return "rapl", Rapl(counters)
+        machine = Rapl(counters)
+        return "rapl", lambda: machine() / local
     return None
 
 

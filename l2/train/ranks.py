@@ -33,6 +33,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     mesh: DeviceMesh | None = None
+    local: int = 1  # how many of them are on this machine
 
     @property
     def first(self) -> bool:
@@ -109,8 +110,8 @@ def start_ranks(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        world = distributed.get_world_size()
-        yield Ranks(distributed.get_rank(), world, mesh_of(device.type, world, int(os.environ["LOCAL_WORLD_SIZE"])))
+        world, local = distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
+        yield Ranks(distributed.get_rank(), world, mesh_of(device.type, world, local), local)
         distributed.barrier()  # nobody leaves while another still talks
     finally:
         distributed.destroy_process_group()

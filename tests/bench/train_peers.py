@@ -7,6 +7,7 @@ runs in an environment of its own. tests/bench/train.py starts it by --peer.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import resource
@@ -46,7 +47,6 @@ def litgpt(shape: str) -> tuple[nn.Module, Loss]:
 
 def llama2c(shape: str) -> tuple[nn.Module, Loss]:
     """llama2.c's Transformer, which computes its own loss."""
-    sys.path.insert(0, sys.argv[3])
     from model import ModelArgs, Transformer
 
     D, L, H, K, ffn, V, T = SHAPES[shape]
@@ -63,13 +63,20 @@ def llama2c(shape: str) -> tuple[nn.Module, Loss]:
 
 def main() -> None:
     """Memory, and tokens a second."""
+    kinds = {"litgpt": litgpt, "llama2c": llama2c}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=kinds)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("dir", nargs="?", default=".", help="where llama2.c's model.py is")
+    asked = parser.parse_args()
+    sys.path.insert(0, asked.dir)
     libc = ctypes.CDLL(None)
     libc.mallopt(-4, 0), libc.mallopt(-1, 2**31 - 1)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    model, loss = {"litgpt": litgpt, "llama2c": llama2c}[sys.argv[1]](sys.argv[2])
+    model, loss = kinds[asked.kind](asked.shape)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=True)
-    *_, V, T = SHAPES[sys.argv[2]]
+    *_, V, T = SHAPES[asked.shape]
     x, y = torch.randint(3, V, (2, TOKENS // T, T))
     for step in range(2 + STEPS):
         if step == 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from l2.model.checkpoint import new_model
-from l2.model.transformer import LanguageModel
+from l2.model.transformer import LanguageModel, Where, rotate
 from l2.train import fused
 from l2.train.compute import Compute
 from l2.train.pretrain import packed_loss
@@ -64,6 +65,32 @@ def test_loss_and_every_gradient_are_the_plain_models(dtype, shape, T, lengths, 
     for found in (gradients(plain, tensors), gradients(fast, tensors)):
         errors.append(max(float((found[n] - truth[n]).norm() / (truth[n].norm() + 1e-3)) for n in truth))
     assert errors[1] < 2 * errors[0] + (2e-6 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize(("T", "dtype"), [(700, torch.bfloat16), (2500, torch.float32)])
+def test_attention_over_long_contexts_is_torchs(T, dtype):
+    """Output and gradients against scaled_dot_product_attention in double precision, with masks of documents."""
+    B, K, G, C = 2, 1, 2, 8
+    random = torch.Generator().manual_seed(0)
+    positions_BT = packed(B, T, [T - 400, 33, 1, T], 61, 0)["positions_BT"]
+    where = Where(small_config(61, n_heads=K * G, n_kv_heads=K, head_dim=C, max_seq_len=T), positions_BT, None, None)
+    given = [torch.randn(B, T, heads * C, generator=random).to(dtype) for heads in (K * G, K, K, K * G)]
+
+    def torchs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q, k, v = (x.unflatten(2, (-1, C)).transpose(1, 2) for x in (q, k, v))
+        cos, sin = where.cos.to(q.dtype), where.sin.to(q.dtype)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=where.mask, enable_gqa=True).transpose(1, 2).flatten(2)
+
+    def found(attention: Callable[..., torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        *inputs, dout = (x.to(dtype, copy=True).requires_grad_() for x in given)
+        out = attention(*inputs)
+        return [x.double() for x in (out, *torch.autograd.grad(out, inputs, dout))]
+
+    truth, plain = found(torchs, torch.float64), found(torchs, dtype)
+    ours = found(lambda q, k, v: fused._Attention.apply(q, k, v, where, K, C), dtype)
+    for name, right, theirs, mine in zip(("out", "dq", "dk", "dv"), truth, plain, ours, strict=True):
+        assert (mine - right).norm() < 2 * (theirs - right).norm() + 1e-6 * right.norm(), name
 
 
 def test_each_kernel_in_double_precision():

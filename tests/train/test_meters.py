@@ -9,11 +9,12 @@ import torch
 
 from l2.files.errors import L2Error
 from l2.model.checkpoint import new_model
-from l2.train.loop import Micro, Settings, prepare, update
-from l2.train.meter import Rapl, carbon, table2_tonnes
+from l2.train.loop import Meters, Micro, Settings, prepare, update
+from l2.train.meter import Energy, Rapl, carbon, table2_tonnes
 from l2.train.plan import memory
 from l2.train.presets import PRESETS
 from l2.train.pretrain import packed_loss
+from l2.train.ranks import Ranks
 from l2.train.rehearsal import rehearse
 from l2.train.spikes import LEAST, Usual
 from tests.conftest import small_config
@@ -41,6 +42,31 @@ def test_a_processors_meter_may_start_again(tmp_path):
     read = Rapl([counter])
     counter.write_text("300000\n")
     assert read() == pytest.approx(0.4)
+
+
+def test_energy_is_that_of_all_ranks():
+    """Each of 8 on a machine reads the same meter and has an eighth of it; in the log is the sum over ranks."""
+    energy = Energy(torch.device("cpu"))
+    energy._read, energy._start = lambda: 30.0, 10.0
+
+    class Eight(Ranks):
+        def total(self, values):
+            return [8 * value for value in values]
+
+    line = Meters(PRESETS["nano"].config(400), 1e12, energy, Eight(), before=5.0).line(256, 0.5, 256)
+    assert line["joules"] == 5.0 + 8 * 20.0 and line["tokens_per_s"] == 512.0
+
+
+@pytest.mark.parametrize("local", [1, 8])
+def test_a_machines_meter_is_shared_by_its_ranks(tmp_path, monkeypatch, local):
+    (tmp_path / "intel-rapl:0").mkdir()
+    (tmp_path / "intel-rapl:0" / "max_energy_range_uj").write_text("100000000\n")
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    counter.write_text("0\n")
+    monkeypatch.setattr("l2.train.meter.RAPL", tmp_path)
+    energy = Energy(torch.device("cpu"), local)
+    counter.write_text("80000000\n")
+    assert energy.source == "rapl" and energy.joules() == pytest.approx(80 / local)
 
 
 def test_z_is_the_textbooks():
@@ -88,6 +114,15 @@ def test_a_spike_is_told_skipped_or_stopped_at(policy):
         line = update(objective, training, plan)
         assert line["spike"] == {"warn": "warned", "skip": "skipped"}[policy] and line["loss_z"] > 6
     assert torch.equal(before, model.lm_head.weight) == (policy != "warn")
+
+
+def test_what_lasts_is_not_skipped_for_ever():
+    """A loss that grows tenfold and stays there, as when the data change: a few steps are skipped, then it is usual."""
+    plan = Settings(steps=200, lr=1e-5, warmup=1, on_spike="skip")
+    objective = Scripted(dict.fromkeys(range(50, 200), 10.0))
+    training = prepare(new_model(small_config(61)), objective, plan)
+    skipped = [step for step in range(100) if "spike" in update(objective, training, plan)]
+    assert skipped and skipped == list(range(50, 50 + len(skipped))) and len(skipped) < 8
 
 
 def test_a_loss_that_is_no_number_is_a_sentence():

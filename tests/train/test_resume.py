@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmds.app import main
 from l2.files.errors import L2Error
 from l2.files.jsonl import Record
 from l2.tokens.shards import write_shards
@@ -134,3 +135,15 @@ def test_a_second_process_on_one_directory_is_refused(shards, tmp_path):
         command = [sys.executable, "-m", "cmds.app", *pretrain(tmp_path / "run", shards)]
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "another process is writing here" in done.stderr
+
+
+def test_a_run_goes_on_with_what_changes_no_step(shards, tmp_path, capsys, monkeypatch):
+    """Stopped at a spike, it goes on as the message says; and with other memory, micro-batches and times to save."""
+    short = ["--steps", "6", "--save-every", "2", "--quiet"]
+    monkeypatch.setattr("l2.train.loop.SPIKE", -1.0)  # every step is one
+    assert main(pretrain(tmp_path / "run", shards, *short, "--on-spike", "stop")) == 1
+    assert "step 1: a spike" in capsys.readouterr().err
+    monkeypatch.undo()
+    other = ["--on-spike", "warn", "--recompute", "full", "--micro-batch", "1", "--save-every", "3", "--keep", "1"]
+    assert main(pretrain(tmp_path / "run", shards, *short, *other)) == 0
+    assert [line["step"] for line in untimed(tmp_path / "run")] == list(range(1, 7))
