@@ -268,5 +268,6 @@ def _differences(console: Console, run: _Run, other: Sequence[Mapping[str, Any]]
     from l2.eval.tasks import result_records
 
     found = differences([{**run.settings, **item} for item in run.items], other)
-    console.say(f"{run.task}, less {other[0]['model']}: {_shown(found)}")
+    said = _shown(found) or "its items have no scores to be compared one by one"
+    console.say(f"{run.task}, less {other[0]['model']}: {said}")
     return [record | {"baseline": other[0]["model"]} for record in result_records(run.task, found, run.settings)]

@@ -114,11 +114,18 @@ def verbalised(record: Record) -> str:
         if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in prompt):
             raise BadInput(record.where, f"a prompt {prompt!r:.60}", "a text, or messages with their contents")
         prompt = "\n".join(turn["content"] for turn in prompt)
-    right = [record["options"][i] for i in record.get("right") or []] if "options" in record else []
-    target = record.get("target")
-    answers = [*right, *(record.get("targets") or []), *(target if isinstance(target, list) else [target])]
+    target, options = record.get("target"), record.get("options")
+    options = options if isinstance(options, list) else []
+    right = [options[i] for i in _list(record, "right") if i in range(len(options))]
+    answers = [*right, *_list(record, "targets"), *(target if isinstance(target, list) else [target])]
     answer = next((answer for answer in answers if isinstance(answer, str)), None)
     return prompt if answer is None else f"{prompt} {answer}"
+
+
+def _list(record: Record, field: str) -> list[Any]:
+    """A field that is a list, or none at all. Raises BadInput for anything else."""
+    found: list[Any] | None = record.need(field, (list, type(None))) if field in record else None
+    return found or []
 
 
 def _results(records: Sequence[Record], metric: str | None) -> tuple[str, Floats | None]:
@@ -126,6 +133,9 @@ def _results(records: Sequence[Record], metric: str | None) -> tuple[str, Floats
 
     Without a metric it is `correct`, or the first of the scores. Raises BadInput where only some have it.
     """
+    for record in records:
+        if record.get("scores") is not None:
+            record.need("scores", dict)
     found = [Record({**record, **(record.get("scores") or {})}, record.where) for record in records]
     if metric is None:
         metric = "correct" if "correct" in found[0] else next(iter(records[0].get("scores") or {}), "correct")

@@ -87,6 +87,12 @@ def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequ
     for sample in samples:
         if not isinstance(sample.get("response"), str):
             raise BadInput(sample.where, f"fields {sorted(sample)}", "a sample: a prompt with its response")
+        rewards = sample.get("rewards") or {}
+        if not isinstance(rewards, dict) or not all(isinstance(value, int | float) for value in rewards.values()):
+            raise BadInput(sample.where, f"rewards {rewards!r:.60}", "a number by each reward model")
+        for field in {"id", *by}:
+            if isinstance(sample.get(field), list | dict):
+                raise BadInput(sample.where, f"{field} {sample[field]!r:.60}", "a text or a number")
     first: dict[Any, list[Record]] = {}  # samples of the model that came first, by category
     for keys, some in _by(samples, by).items():
         named = dict(zip(by, keys, strict=True))

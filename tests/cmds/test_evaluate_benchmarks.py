@@ -114,6 +114,30 @@ def test_ways_to_fail(files, models, tmp_path, capsys):
         assert (main(["evaluate", *argv, "--quiet"]), capsys.readouterr().err.count(sentence)) == (status, 1), argv
 
 
+ITEM = {"task": "boolq", "kind": "benchmark", "protocol": "llama", "model": "m", "id": 0, "groups": [], "cluster": "0",
+        "loglikelihoods": [-1, -2], "priors": [-1, -1], "right": [1], "characters": [2, 3]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("items", "sentence"),
+    [
+        ([ITEM | {"protocol": "macro"}], "found protocol 'macro'"),
+        ([ITEM | {"kind": ["x"]}], "'kind' of type list"),
+        ([{k: v for k, v in ITEM.items() if k != "cluster"}], "an item without 'cluster'"),
+        ([ITEM | {"groups": 3}], "an item of another shape"),
+        ([ITEM | {"priors": [1]}], "an item of another shape"),
+        ([ITEM | {"loglikelihoods": [], "priors": []}], "an item of another shape"),
+        ([ITEM | {"task": "quiz", "kind": "multiple choice"}], "an item without 'correct'"),
+        ([ITEM, ITEM | {"id": 1, "model": "n"}], "found model 'n' after 'm'; expected items of one run"),
+        ([ITEM, ITEM | {"id": 1, "protocol": "harness"}], "expected items of one run"),
+    ],
+)
+def test_items_of_another_hand(items, sentence, tmp_path, capsys):
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert main(["evaluate", "--rescore", str(tmp_path / "s.jsonl"), "--quiet"]) == 65
+    assert sentence in capsys.readouterr().err
+
+
 def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
     """In a network namespace with nothing in it, not even loopback that is up."""
     ways = ["unshare", "-rn"], ["unshare", "-n"], ["bwrap", "--dev-bind", "/", "/", "--unshare-net"]
@@ -183,3 +207,6 @@ def test_tasks_of_one_s_own_are_stored_and_measured_again(models, tmp_path):
         files={name: tmp_path / f"{name}.jsonl" for name in ("quiz", "text")})  # fmt: skip
     run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "again.jsonl")
     assert rows(tmp_path / "again.jsonl") == rows(tmp_path / "r.jsonl") and len(rows(tmp_path / "r.jsonl")) == 2
+    run("--rescore", tmp_path / "s.jsonl", "--against", tmp_path / "s.jsonl", "-o", tmp_path / "d.jsonl")
+    paired = [row for row in rows(tmp_path / "d.jsonl") if "/difference" in row["metric"]]
+    assert [(row["task"], row["metric"], row["value"]) for row in paired] == [("quiz", "correct/difference", 0.0)]

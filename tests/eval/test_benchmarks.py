@@ -229,6 +229,13 @@ BROKEN = {
     "siqa": ({"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "c", "label": "0"},
              "from 1 to 3"),
     "squad": ({"title": "t", "context": "c", "question": "q"}, "expected a field 'answers'"),
+    "piqa": ({"goal": "g", "sol1": " ", "sol2": "b", "label": 0}, "expected a text for each"),
+    "openbookqa": ({"question_stem": "q", "choices": {"text": ["a"], "label": ["A", "B"]}, "answerKey": "B"},
+                   "1 texts, 2 labels; expected as many"),
+    "commonsense_qa": ({"question": "q", "choices": {"text": [*"abcdef"], "label": [*"ABCDEF"]}, "answerKey": "F"},
+                       "6 choices; expected 5 at most"),
+    "truthfulqa_mc1": ({"question": "q", "mc1_targets": {"choices": ["a", "b"], "labels": [1]}},
+                       "2 choices, 1 labels; expected as many"),
 }  # fmt: skip
 
 

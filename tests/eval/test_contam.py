@@ -127,6 +127,8 @@ def test_the_command_tells_the_seen_from_the_unseen(corpus, capsys):
         ({"prompt": [1], "correct": True}, "messages with their contents"),
         ({"prompt": "x"}, "a field 'correct'"),
         ({"prompt": "x", "correct": "yes"}, "'correct' of type str"),
+        ({"prompt": "x", "correct": 1, "targets": 3}, "'targets' of type int"),
+        ({"prompt": "x", "correct": 1, "scores": 3}, "'scores' of type int"),
     ],
 )
 def test_bad_samples_are_named(corpus, capsys, line, message):

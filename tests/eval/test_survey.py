@@ -85,6 +85,13 @@ def test_a_reward_far_out_is_no_overflow():
 
 
 def test_what_is_no_sample_is_named():
+    for fields, message in (
+        ({"rewards": 3}, "a number by each"),
+        ({"rewards": {"a": "b"}}, "a number by each"),
+        ({"id": [1]}, "a text or a number"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            list(survey([Record({"response": "x", **fields})]))
     with pytest.raises(BadInput, match="a prompt with its response"):
         list(survey([Record({"prompt": "x"}, "a.jsonl:1")]))
 

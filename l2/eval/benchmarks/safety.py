@@ -33,8 +33,10 @@ def answers_of(record: Record, targets: str) -> dict[str, bool]:
         return true | dict.fromkeys(listed(record.need("Incorrect Answers")), False)
     inside = nested(record, targets)
     if "choices" in inside:
-        labels = inside.need("labels", list)
-        return {answer: bool(label) for answer, label in zip(texts(inside, "choices"), labels, strict=True)}
+        choices, labels = texts(inside, "choices"), inside.need("labels", list)
+        if len(choices) != len(labels):
+            raise BadInput(inside.where, f"{len(choices)} choices, {len(labels)} labels", "as many")
+        return {answer: bool(label) for answer, label in zip(choices, labels, strict=True)}
     return {answer: bool(label) for answer, label in inside.items()}
 
 
