@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Output, Quiet, Seed, Toxicity
+from cmds.options import Device, Output, Quiet, Seed, ToxicityOfAnswers
 from cmds.sampling import BatchSize, Dtype, Endpoint, Rm
 from l2.files.errors import UsageError
 
@@ -53,7 +53,7 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Model to beat on prompts, judged by --rm.", show_default=False)
     ] = None,
-    toxicity: Toxicity = None,
+    toxicity: ToxicityOfAnswers = None,
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run what the model programs without a sandbox, as you.")
     ] = False,
@@ -162,10 +162,12 @@ def _asked(
     from l2.eval.tasks import check, read_task, run_task, settings_of
     from l2.generate.engine import Sampling
     from l2.model.checkpoint import model_sha256
-    from l2.text.toxicity import load_toxicity
+    from l2.text.toxicity import OWN_WORDS, load_toxicity
 
     tasks = [read_task(name, path, asking) for name, path in _named(named).items()]
-    coded = any(each.suite and each.suite.rule.program for each in tasks)
+    coded, toxic = (
+        any(each.suite and getattr(each.suite.rule, need) for each in tasks) for need in ("program", "toxic")
+    )
     execute = executor(unsafe=given["unsafe"]) if coded else None
     name, tested, tokenizer, rewards, beaten = _open(*opened)
 
@@ -175,9 +177,10 @@ def _asked(
 
     temperature = 1.0 if asking.temperature is None else asking.temperature
     sampling = Sampling(temperature, 1.0, asking.tokens or LONGEST, given["seed"])
-    toxicity = load_toxicity(given["toxicity"]) if given["toxicity"] else None
+    judged_by = given["toxicity"] or OWN_WORDS.name
+    toxicity = load_toxicity(given["toxicity"] or str(OWN_WORDS)) if toxic else None
     subject = Subject(name, tested, tokenizer, sampling, given["batch_size"], given["chat"], rewards, beaten, show_ids,
-                      execute, toxicity, given["attention"])  # fmt: skip
+                      execute, toxicity, judged_by, given["attention"])  # fmt: skip
     check(subject, tasks)
     model, endpoint, *_ = opened
     sha256 = None if endpoint else model_sha256(model)

@@ -29,14 +29,18 @@ OnBad = Annotated[
 Rejects = Annotated[
     str | None, typer.Option("--rejects", help="Ledger of everything dropped, as JSONL.", show_default=False)
 ]
+_TOXICITY_HELP = (
+    "Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a classifier (the "
+    "mean over lines; Figure 13): a fastText file, or a Hugging Face directory, which needs transformers. What stands "
+    "at the path tells which; LABEL is toxic where none is given."
+)
 Toxicity = Annotated[
     str | None,
+    typer.Option("--toxicity", metavar="[LABEL=]PATH", show_default=False, help=_TOXICITY_HELP),
+]
+ToxicityOfAnswers = Annotated[
+    str | None,
     typer.Option(
-        "--toxicity",
-        metavar="[LABEL=]PATH",
-        show_default=False,
-        help="Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a "
-        "classifier (the mean over lines; Figure 13): a fastText file, or a Hugging Face directory, which needs "
-        "transformers. What stands at the path tells which; LABEL is toxic where none is given.",
+        "--toxicity", metavar="[LABEL=]PATH", show_default="a short list of our own, weak", help=_TOXICITY_HELP
     ),
 ]

@@ -30,7 +30,8 @@ def _shown(result: Mapping[str, Any]) -> str:
 
 def _asked(result: Record) -> tuple[Any, ...]:
     """What has to be the same for two results to be compared."""
-    return tuple(str(result.get(field)) for field in ("task", "metric", "shots", "protocol", "task_version", "length"))
+    fields = ("task", "metric", "shots", "protocol", "task_version", "length", "toxicity_by")
+    return tuple(str(result.get(field)) for field in fields)
 
 
 def _model(result: Record) -> str:

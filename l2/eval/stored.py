@@ -15,7 +15,8 @@ from l2.files.jsonl import Record, read_records
 
 Item = dict[str, Any]
 # What an item says of the run it came of: so that items alone make result records.
-RUN = ("shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "seed", "model", "model_sha256")
+RUN = ("shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "seed", "toxicity_by", "model",
+       "model_sha256")  # fmt: skip
 
 
 def stored_items(path: str) -> dict[str, list[Record]]:

@@ -104,8 +104,10 @@ def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequ
         yield Group({field: key for field, key in named.items() if key is not None}, some, metrics)
 
 
-def survey_records(task: str, groups: Sequence[Group], inputs: Sequence[Record]) -> list[dict[str, Any]]:
-    """Result records (design.md §2), one a metric of a group."""
+def survey_records(
+    task: str, groups: Sequence[Group], inputs: Sequence[Record], toxicity_by: str = ""
+) -> list[dict[str, Any]]:
+    """Result records (design.md §2), one a metric of a group; those of toxicity name what scored it."""
     common = {
         "task": task,
         "protocol": "survey",
@@ -114,7 +116,10 @@ def survey_records(task: str, groups: Sequence[Group], inputs: Sequence[Record])
         "l2_version": version(),
     }
     return [
-        common | {"metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n} | group.keys
+        common
+        | {"metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}
+        | ({"toxicity_by": toxicity_by} if metric == "toxic" else {})
+        | group.keys
         for group in groups
         for metric, found in group.metrics.items()
     ]

@@ -171,6 +171,7 @@ def settings_of(subject: Subject, task: Task, sha256: str | None) -> dict[str, A
         rule = suite.rule
         settings |= {"temperature": rule.temperature, "samples": suite.samples, "max_new_tokens": rule.tokens}
         settings |= {"seed": sampling.seed} if rule.temperature else {}
+        settings |= {"toxicity_by": subject.toxicity_by} if rule.toxic else {}
     return settings | {"model": subject.name, "model_sha256": sha256}
 
 

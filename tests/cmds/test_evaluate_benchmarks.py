@@ -156,7 +156,7 @@ def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
     assert {record["task"] for record in read_records([tmp_path / "r.jsonl"])} == set(TASKS)
 
 
-def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path, capsys):
+def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path):
     """Each from a file of its own shape, with what is judged by others too; averages where all parts are there."""
     forms = {name: own for name, (own, _) in FORMS.items()}
     forms |= {
@@ -196,8 +196,14 @@ def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path, capsys):
     assert -1 <= values["bold", "sentiment"] <= 1 and values["toxigen", "toxic"] in (0, 1)
     run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "again.jsonl")
     assert {(r["task"], r["metric"]): r["value"] for r in read_records([tmp_path / "again.jsonl"])} == values
-    assert main(["evaluate", *map(str, argv[:4]), "--task", named[-2], "--quiet"]) == 2
-    assert "toxigen needs a judge of toxicity: give --toxicity" in capsys.readouterr().err
+    run(*argv[:4], "-o", tmp_path / "t.jsonl", "--task", named[-2])
+    by = {
+        r["toxicity_by"]
+        for name in ("t", "r")
+        for r in read_records([tmp_path / f"{name}.jsonl"])
+        if "tox" in r["task"]
+    }
+    assert by == {"toxic_words.txt", str(tmp_path / "words.txt")}
 
 
 def test_tasks_of_one_s_own_are_stored_and_measured_again(models, tmp_path):

@@ -112,4 +112,5 @@ def test_the_command(tmp_path, capsysbinary):
     assert alike["factual"] == pytest.approx(1.0)
     assert alike["creative"] < 0.1
     assert {row["temperature"] for row in rows} == {0.7}
+    assert {row.get("toxicity_by") for row in rows if row["metric"] == "toxic"} == {"toxic_words.txt"}
     assert b"model m, category factual, temperature 0.7, 3 samples" in err
