@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 from cmds.app import main
 from l2.eval.benchmarks.table import BENCHMARKS
-from l2.files.jsonl import read_records
+from l2.eval.sandbox import executor
+from l2.files.errors import L2Error
+from l2.files.jsonl import Record, read_records, write_records
+from l2.tokens.shards import write_shards
 from tests.bench.shapes import make
 from tests.conftest import small_config
 from tests.eval.test_benchmarks import FORMS
@@ -138,8 +143,8 @@ def test_items_of_another_hand(items, sentence, tmp_path, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
-    """In a network namespace with nothing in it, not even loopback that is up."""
+def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path, tokenizer):
+    """Questions, programs, contamination: in a network namespace with nothing in it, not even loopback that is up."""
     ways = ["unshare", "-rn"], ["unshare", "-n"], ["bwrap", "--dev-bind", "/", "/", "--unshare-net"]
     there = [way for way in ways if shutil.which(way[0])]
     apart = next((way for way in there if subprocess.run([*way, "true"], capture_output=True).returncode == 0), None)
@@ -148,12 +153,24 @@ def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
     code = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
     refused = subprocess.run([*apart, sys.executable, "-c", code], capture_output=True, text=True)
     assert "Network is unreachable" in refused.stderr
-    named = [f"{name}={files[name]}" for name in TASKS]
-    argv = [*apart, sys.executable, "-m", "cmds.app", "evaluate", "--model", models / "1", "--max-new-tokens", "4",
-            "--task", *named, "-o", tmp_path / "r.jsonl"]  # fmt: skip
-    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True)
+    named = {name: files[name] for name in TASKS}
+    with suppress(L2Error):  # programs, where there is a sandbox for them
+        executor()
+        named["humaneval"] = tmp_path / "HumanEval.jsonl"
+        row = {"task_id": "0", "prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}
+        write_records(named["humaneval"], [row])
+    write_shards([Record({"text": "the cat sat"})], tokenizer, tmp_path)
+    script = (
+        'l2() { "$0" -m cmds.app "$@"; }; cd "$1"; model=$2; shift 2\n'
+        'l2 evaluate --model "$model" --max-new-tokens 4 --samples s.jsonl -o r.jsonl --task "$@"\n'
+        "l2 contam s.jsonl --shards *.bin -o c.jsonl\n"
+    )
+    argv = ["bash", "-ec", script, sys.executable, tmp_path, models / "1", *(f"{n}={p}" for n, p in named.items())]
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run([*apart, *map(str, argv)], capture_output=True, text=True, env=os.environ | path)
     assert done.returncode == 0, done.stderr
-    assert {record["task"] for record in read_records([tmp_path / "r.jsonl"])} == set(TASKS)
+    for name in ("r", "c"):
+        assert {record["task"] for record in read_records([tmp_path / f"{name}.jsonl"])} == set(named)
 
 
 def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path):
