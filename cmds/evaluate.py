@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Output, Quiet, Seed, ToxicityOfAnswers
+from cmds.options import Device, Output, Quiet, Seed, ToxicityOfAnswers, named_files
 from cmds.sampling import BatchSize, Dtype, Endpoint, Rm
 from l2.files.errors import UsageError
 
@@ -164,7 +164,7 @@ def _asked(
     from l2.model.checkpoint import model_sha256
     from l2.text.toxicity import OWN_WORDS, load_toxicity
 
-    tasks = [read_task(name, path, asking) for name, path in _named(named).items()]
+    tasks = [read_task(name, path, asking) for name, path in named_files(named).items()]
     coded, toxic = (
         any(each.suite and getattr(each.suite.rule, need) for each in tasks) for need in ("program", "toxic")
     )
@@ -189,19 +189,6 @@ def _asked(
             items, metrics = run_task(subject, each, progress)
         _tell_unasked(console, each, len(items))
         yield _Run(each.name, items, metrics, settings_of(subject, each, sha256))
-
-
-def _named(words: Sequence[str]) -> dict[str, str]:
-    """{name: file} of --task options."""
-    named: dict[str, str] = {}
-    for word in words:
-        name, _, path = word.partition("=")
-        if not (name and path):
-            raise UsageError(f"--task {word}: write NAME=FILE")
-        if name in named:
-            raise UsageError(f"--task {name} is given twice")
-        named[name] = path
-    return named
 
 
 def _open(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
+
+from l2.files.errors import UsageError
 
 Inputs = Annotated[
     list[str] | None, typer.Argument(help="JSONL files (.gz, .zst); none or - is stdin.", show_default=False)
@@ -44,3 +47,16 @@ ToxicityOfAnswers = Annotated[
         "--toxicity", metavar="[LABEL=]PATH", show_default="a short list of our own, weak", help=_TOXICITY_HELP
     ),
 ]
+
+
+def named_files(words: Sequence[str]) -> dict[str, str]:
+    """{name: file} of --task options."""
+    named: dict[str, str] = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if not (name and path):
+            raise UsageError(f"--task {word}: write NAME=FILE")
+        if name in named:
+            raise UsageError(f"--task {name} is given twice")
+        named[name] = path
+    return named
