@@ -119,6 +119,26 @@ def test_ways_to_fail(files, models, tmp_path, capsys):
         assert (main(["evaluate", *argv, "--quiet"]), capsys.readouterr().err.count(sentence)) == (status, 1), argv
 
 
+def test_truthfulqa_by_a_judge_s_command(models, tmp_path, capsys):
+    """Items go through a command that adds its verdicts, and are measured with them."""
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{i}?", "category": "Law"}) + "\n" for i in range(4)))
+    run("--model", models / "1", "--task", f"truthfulqa={path}", "--max-new-tokens", 2, "--samples",
+        tmp_path / "s.jsonl", "-o", tmp_path / "r.jsonl")  # fmt: skip
+    items = list(read_records([tmp_path / "s.jsonl"]))
+    verdicts = [(True, True), (True, False), (False, True), (True, True)]
+    for item, (true, informed) in zip(items, verdicts, strict=True):
+        item |= {"truthful": [true], "informative": [informed]}
+    write_records(tmp_path / "s.jsonl", items)
+    run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "r.jsonl")
+    found = {r["metric"]: r["value"] for r in read_records([tmp_path / "r.jsonl"])}
+    assert (found["truthful"], found["informative"], found["truthful_informative"]) == (0.75, 0.75, 0.5)
+    for broken in ({"truthful": ["yes"]}, {"truthful": []}, {"truthful": True}):
+        write_records(tmp_path / "s.jsonl", [items[0] | broken, *items[1:]])
+        assert main(["evaluate", "--rescore", str(tmp_path / "s.jsonl"), "--quiet"]) == 65
+        assert "s.jsonl:1: found an item of another shape" in capsys.readouterr().err
+
+
 ITEM = {"task": "boolq", "kind": "benchmark", "protocol": "llama", "model": "m", "id": 0, "groups": [], "cluster": "0",
         "loglikelihoods": [-1, -2], "priors": [-1, -1], "right": [1], "characters": [2, 3]}  # fmt: skip
 
