@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 from l2.files.jsonl import Record
 
 NOISE = 2.0  # standard errors of a difference that chance makes (about 95 %)
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "toxic", "violat", "refus", "ece", "cut")  # how such metrics begin
+# How metrics begin of which less is better, and those that are neither good nor bad; a difference is no level.
+LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "toxic", "violat", "refus", "ece", "cut", "low_tail", "contaminated")
+ASKED = ("task", "metric", "shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "category",
+         "length", "toxicity_by")  # fmt: skip
+UNJUDGED = ("words", "calls", "samples/", "self_bleu")
 
 
 class Drop(NamedTuple):
@@ -30,8 +34,7 @@ def _shown(result: Mapping[str, Any]) -> str:
 
 def _asked(result: Record) -> tuple[Any, ...]:
     """What has to be the same for two results to be compared."""
-    fields = ("task", "metric", "shots", "protocol", "task_version", "length", "toxicity_by")
-    return tuple(str(result.get(field)) for field in fields)
+    return tuple(str(result.get(field)) for field in ASKED)
 
 
 def _model(result: Record) -> str:
@@ -57,7 +60,7 @@ def drops(results: Sequence[Record], max_drop: float = 0.0, baseline: Iterable[R
     for result in [*baseline, *results]:
         metric, value = result.need("metric"), result.need("value", (int, float, type(None)))
         result.need("task")
-        if value is None:
+        if value is None or metric.startswith(UNJUDGED) or metric.endswith("/difference"):
             continue
         asked = _asked(result)
         if _model(result) == newest:

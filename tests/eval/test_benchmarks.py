@@ -165,6 +165,10 @@ def test_agieval_with_its_published_examples(tmp_path):
     assert len(asked("agieval", tmp_path, shots=3).questions) == 3
     with pytest.raises(L2Error, match="3 examples of lsat-ar, and 4 shots"):
         asked("agieval", tmp_path, shots=4)
+    (tmp_path / "v1_1").mkdir()
+    put(tmp_path / "v1_1" / "lsat-ar.jsonl", [question])
+    with pytest.raises(L2Error, match="lsat-ar is there twice"):
+        asked("agieval", tmp_path)
 
 
 def test_labels_and_examples_in_files_beside(tmp_path):
