@@ -42,16 +42,15 @@ def memory(
     """Of training on micro-batches of `tokens`, the weights cut over `ranks`: counted, not measured (ours).
 
     A layer keeps per token its input, that with attention added, two norms, queries, keys, values, what attention
-    mixed, gate, up and their product; and, up to a context of 2,048, the scores: one number a head and key. Logits
-    become their own gradient on a CPU; elsewhere they stand beside an fp32 copy and its gradient.
+    mixed, gate, up and their product; no attention here keeps its scores. Logits become their own gradient on a CPU;
+    elsewhere they stand beside an fp32 copy and its gradient.
     """
     size = dtype.itemsize
     embeddings = (1 if config.tie_embeddings else 2) * config.vocab_size * config.dim
     layer = (config.parameters - embeddings - config.dim) // max(1, config.n_layers)
     gathered = size * (embeddings + 2 * layer) if ranks > 1 else (size * config.parameters if size < 4 else 0)
     heads, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    scores = config.n_heads * config.max_seq_len if config.max_seq_len <= 2048 else 0
-    inner = 3 * config.dim + 2 * heads + 4 * keys + 3 * config.ffn_dim + scores
+    inner = 3 * config.dim + 2 * heads + 4 * keys + 3 * config.ffn_dim
     kept = {"none": config.dim + inner, "selective": 4 * config.dim, "full": config.dim}[recompute]
     once = 0 if recompute == "none" else inner  # of the layer that is computed again just now
     activations = size * tokens * (config.n_layers * kept + once)
