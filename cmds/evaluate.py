@@ -128,18 +128,18 @@ def evaluate(
         settings = {"seed": seed, "batch_size": batch_size, "chat": chat, "toxicity": toxicity, "show": show}
         settings |= {"unsafe": unsafe_code, "attention": attention}
         runs = _asked(console, task, asking, opened, settings)
-    items: list[dict[str, Any]] = []
+    done: list[_Run] = []
     results: list[dict[str, Any]] = []
     for run in runs:
         _tell(console, run)
-        items += [{"task": run.task, **run.settings, **item} for item in run.items]
+        done.append(run)
         cut = sum(item.get("cut", 0) > 0 for item in run.items)
         results += result_records(run.task, run.metrics, run.settings, baseline, cut)
-        if run.task in other:
-            results += _differences(console, run, other[run.task])
     results += group_records(results)
     if samples is not None:
-        write_records(samples, items)
+        write_records(samples, ({"task": run.task, **run.settings, **item} for run in done for item in run.items))
+    if against is not None:  # behind the samples: a run that can't be compared was not for nothing
+        results += [record for run in done for record in _differences(console, run, other.get(run.task, ()))]
     write_records(output, results)
     if append is not None:
         append_records(append, results)
@@ -257,7 +257,10 @@ def _differences(console: Console, run: _Run, other: Sequence[Mapping[str, Any]]
     from l2.eval.stored import differences
     from l2.eval.tasks import result_records
 
-    found = differences([{**run.settings, **item} for item in run.items], other)
+    if not other:
+        console.say(f"{run.task}: --against has nothing of it to compare with")
+        return []
+    found = differences([{"task": run.task, **run.settings, **item} for item in run.items], other)
     said = _shown(found) or "its items have no scores to be compared one by one"
     console.say(f"{run.task}, less {other[0]['model']}: {said}")
     return [record | {"baseline": other[0]["model"]} for record in result_records(run.task, found, run.settings)]

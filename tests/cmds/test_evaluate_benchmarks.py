@@ -77,6 +77,22 @@ def test_another_run_is_compared_question_by_question(files, models, tmp_path):
     (found,) = [r for r in read_records([tmp_path / "d.jsonl"]) if r["metric"] == "accuracy/difference"]
     pairs = [b - a for a, b in zip(first, second, strict=True)]
     assert found["value"] == pytest.approx(sum(pairs) / 8) and found["baseline"] == str(models / "1")
+    asked = [
+        "evaluate",
+        "--model",
+        str(models / "1"),
+        "--task",
+        f"hellaswag={files['hellaswag']}",
+        "--protocol",
+        "harness",
+    ]
+    kept = ["--samples", str(tmp_path / "kept.jsonl"), "--against", str(tmp_path / "1.jsonl"), "--shots", "1"]
+    assert main([*asked, *kept, "-o", str(tmp_path / "never.jsonl")]) == 0  # the same questions, another rule
+    (tmp_path / "1.jsonl").write_text(
+        "".join(json.dumps(r | {"id": r["id"] + 9}) + "\n" for r in read_records([tmp_path / "1.jsonl"]))
+    )
+    assert main([*asked, *kept, "-o", str(tmp_path / "none.jsonl")]) == 2
+    assert (tmp_path / "kept.jsonl").is_file() and not (tmp_path / "none.jsonl").exists()
     spread = sum((p - sum(pairs) / 8) ** 2 for p in pairs) / 7 / 8
     assert found["stderr"] == pytest.approx(spread**0.5)
 
