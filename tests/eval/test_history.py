@@ -42,6 +42,21 @@ def test_what_a_drop_is(rows, max_drop, dropped):
     assert bool(drops([rows[-1]], max_drop, rows)) == dropped
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "dropped"),
+    [
+        ({"metric": "words", "value": 12}, {"metric": "words", "value": 5}, False),
+        ({"metric": "low_tail/safe", "value": 0.0}, {"metric": "low_tail/safe", "value": 0.4}, True),
+        ({"metric": "contaminated", "value": 0.1}, {"metric": "contaminated", "value": 0.9}, True),
+        ({"metric": "accuracy/difference", "value": 0.3}, {"metric": "accuracy/difference", "value": -0.3}, False),
+        ({"value": 0.9, "temperature": 0.1}, {"value": 0.2, "temperature": 0.8}, False),
+        ({"value": 0.9, "toxicity_by": "a"}, {"value": 0.2, "toxicity_by": "b"}, False),
+    ],
+)
+def test_what_is_compared_and_which_way(before, after, dropped):
+    assert bool(drops([row("a", **before), row("b", **after)])) == dropped
+
+
 def test_two_equal_models_seldom_differ():
     random = np.random.default_rng(0)
     alarms = 0
