@@ -68,9 +68,11 @@ def compare(
     from l2.eval.compare import Measured, match, measure, model_name, result_records
     from l2.eval.ratings import measure_ratings
     from l2.eval.tables import metric_table
-    from l2.files.jsonl import append_records, read_records, write_records
+    from l2.files.jsonl import append_records, check_outputs, read_records, write_records
 
     automatic = _is_automatic(rm, judge, endpoint, a, b, files)
+    inputs = [path for path in (a, b, *(files or ())) if path is not None]
+    check_outputs(inputs, {"--output": output, "--samples": samples, "--append": append})
     console = Console("compare", quiet)
     ours = None if a is None else list(read_records([a]))
     theirs = None if b is None else list(read_records([b]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from cmds.console import Console
-from cmds.options import Device, Output, Quiet, Seed, Toxicity
+from cmds.options import Device, Output, Quiet, Seed, ToxicityOfAnswers, named_files
 from cmds.sampling import BatchSize, Dtype, Endpoint, Rm
 from l2.files.errors import UsageError
 
@@ -53,7 +53,7 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Model to beat on prompts, judged by --rm.", show_default=False)
     ] = None,
-    toxicity: Toxicity = None,
+    toxicity: ToxicityOfAnswers = None,
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run what the model programs without a sandbox, as you.")
     ] = False,
@@ -128,18 +128,18 @@ def evaluate(
         settings = {"seed": seed, "batch_size": batch_size, "chat": chat, "toxicity": toxicity, "show": show}
         settings |= {"unsafe": unsafe_code, "attention": attention}
         runs = _asked(console, task, asking, opened, settings)
-    items: list[dict[str, Any]] = []
+    done: list[_Run] = []
     results: list[dict[str, Any]] = []
     for run in runs:
         _tell(console, run)
-        items += [{"task": run.task, **run.settings, **item} for item in run.items]
+        done.append(run)
         cut = sum(item.get("cut", 0) > 0 for item in run.items)
         results += result_records(run.task, run.metrics, run.settings, baseline, cut)
-        if run.task in other:
-            results += _differences(console, run, other[run.task])
     results += group_records(results)
     if samples is not None:
-        write_records(samples, items)
+        write_records(samples, ({"task": run.task, **run.settings, **item} for run in done for item in run.items))
+    if against is not None:  # behind the samples: a run that can't be compared was not for nothing
+        results += [record for run in done for record in _differences(console, run, other.get(run.task, ()))]
     write_records(output, results)
     if append is not None:
         append_records(append, results)
@@ -162,10 +162,12 @@ def _asked(
     from l2.eval.tasks import check, read_task, run_task, settings_of
     from l2.generate.engine import Sampling
     from l2.model.checkpoint import model_sha256
-    from l2.text.toxicity import load_toxicity
+    from l2.text.toxicity import OWN_WORDS, load_toxicity
 
-    tasks = [read_task(name, path, asking) for name, path in _named(named).items()]
-    coded = any(each.suite and each.suite.rule.program for each in tasks)
+    tasks = [read_task(name, path, asking) for name, path in named_files(named).items()]
+    coded, toxic = (
+        any(each.suite and getattr(each.suite.rule, need) for each in tasks) for need in ("program", "toxic")
+    )
     execute = executor(unsafe=given["unsafe"]) if coded else None
     name, tested, tokenizer, rewards, beaten = _open(*opened)
 
@@ -175,9 +177,10 @@ def _asked(
 
     temperature = 1.0 if asking.temperature is None else asking.temperature
     sampling = Sampling(temperature, 1.0, asking.tokens or LONGEST, given["seed"])
-    toxicity = load_toxicity(given["toxicity"]) if given["toxicity"] else None
+    judged_by = given["toxicity"] or OWN_WORDS.name
+    toxicity = load_toxicity(given["toxicity"] or str(OWN_WORDS)) if toxic else None
     subject = Subject(name, tested, tokenizer, sampling, given["batch_size"], given["chat"], rewards, beaten, show_ids,
-                      execute, toxicity, given["attention"])  # fmt: skip
+                      execute, toxicity, judged_by, given["attention"])  # fmt: skip
     check(subject, tasks)
     model, endpoint, *_ = opened
     sha256 = None if endpoint else model_sha256(model)
@@ -186,19 +189,6 @@ def _asked(
             items, metrics = run_task(subject, each, progress)
         _tell_unasked(console, each, len(items))
         yield _Run(each.name, items, metrics, settings_of(subject, each, sha256))
-
-
-def _named(words: Sequence[str]) -> dict[str, str]:
-    """{name: file} of --task options."""
-    named: dict[str, str] = {}
-    for word in words:
-        name, _, path = word.partition("=")
-        if not (name and path):
-            raise UsageError(f"--task {word}: write NAME=FILE")
-        if name in named:
-            raise UsageError(f"--task {name} is given twice")
-        named[name] = path
-    return named
 
 
 def _open(
@@ -267,6 +257,10 @@ def _differences(console: Console, run: _Run, other: Sequence[Mapping[str, Any]]
     from l2.eval.stored import differences
     from l2.eval.tasks import result_records
 
-    found = differences([{**run.settings, **item} for item in run.items], other)
-    console.say(f"{run.task}, less {other[0]['model']}: {_shown(found)}")
+    if not other:
+        console.say(f"{run.task}: --against has nothing of it to compare with")
+        return []
+    found = differences([{"task": run.task, **run.settings, **item} for item in run.items], other)
+    said = _shown(found) or "its items have no scores to be compared one by one"
+    console.say(f"{run.task}, less {other[0]['model']}: {said}")
     return [record | {"baseline": other[0]["model"]} for record in result_records(run.task, found, run.settings)]

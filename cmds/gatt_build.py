@@ -78,7 +78,7 @@ def gatt_build(
         raise UsageError("--grow adds to the built-in categories, but --constraints names others")
     instructions = built_in() if constraints is None else list(read_records([constraints], required=["instruction"]))
     dialogs = list(read_records(files or (), required=["messages"]))
-    policy, tokenizer, _ = open_sampler(model, endpoint, device, dtype)
+    policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     if more:
         grown = grow(asker(policy, tokenizer, sampling, batch_size=batch_size), more)
@@ -91,7 +91,7 @@ def gatt_build(
                 policy, tokenizer, dialogs, instructions, sampling, ledger,
                 loss=loss, check=check, batch_size=batch_size, on_progress=progress,
             ):  # fmt: skip
-                writer.write(dialog)
+                writer.write(dialog | {"model": name})
                 kept += 1
         if not kept:
             raise NothingKept

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
+
+from l2.files.errors import UsageError
 
 Inputs = Annotated[
     list[str] | None, typer.Argument(help="JSONL files (.gz, .zst); none or - is stdin.", show_default=False)
@@ -29,14 +32,31 @@ OnBad = Annotated[
 Rejects = Annotated[
     str | None, typer.Option("--rejects", help="Ledger of everything dropped, as JSONL.", show_default=False)
 ]
+_TOXICITY_HELP = (
+    "Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a classifier (the "
+    "mean over lines; Figure 13): a fastText file, or a Hugging Face directory, which needs transformers. What stands "
+    "at the path tells which; LABEL is toxic where none is given."
+)
 Toxicity = Annotated[
     str | None,
+    typer.Option("--toxicity", metavar="[LABEL=]PATH", show_default=False, help=_TOXICITY_HELP),
+]
+ToxicityOfAnswers = Annotated[
+    str | None,
     typer.Option(
-        "--toxicity",
-        metavar="[LABEL=]PATH",
-        show_default=False,
-        help="Score toxicity: by a list of terms, one a line (the share of sentences with one; ours), or by a "
-        "classifier (the mean over lines; Figure 13): a fastText file, or a Hugging Face directory, which needs "
-        "transformers. What stands at the path tells which; LABEL is toxic where none is given.",
+        "--toxicity", metavar="[LABEL=]PATH", show_default="a short list of our own, weak", help=_TOXICITY_HELP
     ),
 ]
+
+
+def named_files(words: Sequence[str]) -> dict[str, str]:
+    """{name: file} of --task options."""
+    named: dict[str, str] = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if not (name and path):
+            raise UsageError(f"--task {word}: write NAME=FILE")
+        if name in named:
+            raise UsageError(f"--task {name} is given twice")
+        named[name] = path
+    return named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -140,8 +139,6 @@ def ppo(
     directories = {"model": model, "reference": reference or model, "helpful_rm": helpful_rm, "safety_rm": safety_rm}
     if offload and where.type == "cpu":
         raise UsageError("--offload frees a GPU's memory; on a CPU there is none to free")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("PPO runs as one process; start it without torchrun")
     _run(console, out, directories, prompts, eval_prompts, settings, str(where), offload, overwrite)
 
 
@@ -196,7 +193,7 @@ def _run(
     from dataclasses import asdict
 
     from cmds.sampling import encode_prompts
-    from cmds.training import parent, read_inputs
+    from cmds.training import parent, read_inputs, tell_overlap
     from l2.align.ppo_run import load_ppo, run_ppo
     from l2.align.rollouts import as_prompts
     from l2.files.manifest import open_run
@@ -207,7 +204,10 @@ def _run(
     tokenizer, context = _check_models(models)
     records, inputs = read_inputs(prompts, ["prompt"])
     held_out, held_out_inputs = read_inputs(eval_prompts, ["prompt"]) if eval_prompts else ([], [])
+    tell_overlap(console, {"prompts": inputs, "eval_prompts": held_out_inputs})
     room = context - settings.max_new_tokens
+    if room < 1:
+        raise UsageError(f"--max-new-tokens {settings.max_new_tokens}: the models see {context}, prompt included")
     asked, kept_out = (as_prompts(part, encode_prompts(part, tokenizer), room) for part in (records, held_out))
     parents = {role: parent(directory) for role, directory in models.items() if directory is not None}
     identity = models | asdict(settings) | {"dtype": str(settings.dtype).removeprefix("torch.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +17,8 @@ from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rej
 if TYPE_CHECKING:
     from l2.align.examples import Example
     from l2.tokens.tokenizer import Tokenizer
+
+AUTHORS = 16  # models whose sampled dialogs the manifest counts, the commonest (ours)
 
 
 def sft(
@@ -69,7 +72,8 @@ def sft(
     chosen answers of preferences. They are packed into rows without seeing one another. One that is too long keeps
     the turns that fit whole.
 
-    Prints --out when done. The same command again goes on where it was, or says that all is done.
+    Prints --out when done; run.json there counts the dialogs by the `model` that sampled them. The same command again
+    goes on where it was, or says that all is done.
 
     Example: l2 sft --model runs/base --data dialogs.jsonl --show 2
 
@@ -154,10 +158,12 @@ def sft(
         "dtype": str(plan.dtype).removeprefix("torch."),
         "seed": seed,
     }
+    authors = sum((examples.written_by for examples, _ in read), Counter[str]())
+    more = {"mix": mix, "format": form, "written_by": dict(authors.most_common(AUTHORS)) or None}
     run_training(
         console,
         out,
-        settings=settings | {name: value for name, value in {"mix": mix, "format": form}.items() if value is not None},
+        settings=settings | {name: value for name, value in more.items() if value is not None},
         inputs={
             "data": [(name, sha256) for name, (_, sha256) in zip(names, read, strict=True)],
             "eval_data": [(name, sha256) for name, (_, sha256) in zip(held_out_names, held_out, strict=True)],

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from cmds.console import Console
-from cmds.options import Inputs, Output, Quiet, Toxicity
+from cmds.options import Inputs, Output, Quiet, ToxicityOfAnswers
 
 
 def survey(
     files: Inputs = None,
-    toxicity: Toxicity = None,
+    toxicity: ToxicityOfAnswers = None,
     by: Annotated[
         str, typer.Option("--by", help="Fields that part the samples, with commas between them.")
     ] = "model,category,temperature",
@@ -35,16 +35,16 @@ def survey(
     from l2.eval.survey import survey_records
     from l2.eval.tables import metric_table, plain
     from l2.files.jsonl import append_records, read_records, write_records
-    from l2.text.toxicity import load_toxicity
+    from l2.text.toxicity import OWN_WORDS, load_toxicity
 
     console = Console("survey", quiet)
     samples = list(read_records(files or ()))
     groups = []
-    for group in surveyed(samples, load_toxicity(toxicity) if toxicity else None, by.split(",")):
+    for group in surveyed(samples, load_toxicity(toxicity or str(OWN_WORDS)), by.split(",")):
         groups.append(group)
         named = ", ".join(f"{field} {plain(str(key))}" for field, key in group.keys.items())
         console.say(f"{named or 'all'}, {len(group.samples):,} samples\n{metric_table(group.metrics)}")
-    results = survey_records(task, groups, samples)
+    results = survey_records(task, groups, samples, toxicity or OWN_WORDS.name)
     write_records(output, results)
     if append is not None:
         append_records(append, results)

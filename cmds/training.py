@@ -47,13 +47,13 @@ def parent(directory: str) -> list[tuple[str, str]]:
     return [(directory, model_sha256(directory))]
 
 
-def _tell_overlap(console: Console, inputs: Inputs) -> None:
+def tell_overlap(console: Console, inputs: Inputs) -> None:
     """Warn of held-out files that are trained on as well."""
-    for learned, held_out in (("shards", "val_shards"), ("data", "eval_data")):
+    for learned, held_out in (("shards", "val_shards"), ("data", "eval_data"), ("prompts", "eval_prompts")):
         known = {sha256 for _, sha256 in inputs.get(learned, ())}
         for name, sha256 in inputs.get(held_out, ()):
             if sha256 in known:
-                console.say(f"{name} is trained on too: its val_loss says nothing of new text")
+                console.say(f"{name} is trained on too: its val_ numbers say nothing of what is new")
 
 
 def told_validation(line: Mapping[str, Any]) -> str:
@@ -92,7 +92,7 @@ def run_training(
     from l2.train.plan import check_room
     from l2.train.ranks import open_shared, start_ranks
 
-    _tell_overlap(console, inputs)
+    tell_overlap(console, inputs)
     check_room(parameters, where, rank_and_world()[1], from_environment("LOCAL_WORLD_SIZE", 1, 1))
     keep_memory()
     threads = use_all_cores()

@@ -10,6 +10,7 @@
 # bash shell/bench.sh tokenization runs/dedup/docs.jsonl --tokenizer tokenizer.model
 # bash shell/bench.sh dialogs --peer 'trl=VENV/bin/python -m tests.bench.dialogs --trl {kind} --shapes {shape}'
 # bash shell/bench.sh pairs --peer 'trl=VENV/bin/python -m tests.bench.pairs --trl {kind} --shapes {shape} --shared {shared}'
+# bash shell/bench.sh ppo --peer 'trl=VENV/bin/python -m tests.bench.ppo --trl --worlds {world} --updates {updates}'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh

@@ -36,7 +36,8 @@ stage() { python "$story/stage.py" "$@"; }
 beside() { "$@" & pids+=($!); }
 all_done() { for pid in "${pids[@]}"; do wait "$pid"; done; pids=(); }
 pids=()
-annotator() { echo python "$story/annotator.py" "$@" --lexicon "$start/raw/lexicon.txt"; }
+lexicon=$start/raw/lexicon.txt
+annotator() { echo python "$story/annotator.py" "$@" --lexicon "$lexicon"; }
 
 if [ -z "$smoke" ]; then
     asked=500 sampled=1100 k=8 iterations=20 held_out=400
@@ -61,7 +62,7 @@ part val.jsonl "$start/raw/prompts.val.jsonl" 1 "$held_out"
 evaluate() {
     stage "$1/answers.jsonl" "$2" val.jsonl -- l2 generate --model "$2" --prompts val.jsonl -n 2 "${short[@]}" \
         --seed "$seed" -o "$1/answers.jsonl"
-    stage "$1/gold.jsonl" "$1/answers.jsonl" -- $(annotator score "$1/answers.jsonl" -o "$1/gold.jsonl")
+    stage "$1/gold.jsonl" "$1/answers.jsonl" "$lexicon" -- $(annotator score "$1/answers.jsonl" -o "$1/gold.jsonl")
 }
 
 say "V0. The chat model that has seen no feedback."
@@ -73,7 +74,7 @@ for ((v = 1; v <= versions; v++)); do
     stage v$v/samples.jsonl "$newest" v$v/asked.jsonl -- l2 generate --model "$newest" --prompts v$v/asked.jsonl -n 4 \
         "${short[@]}" --seed "$v" -o v$v/samples.jsonl
     for kind in helpful safe; do
-        beside stage v$v/$kind.jsonl v$v/samples.jsonl -- \
+        beside stage v$v/$kind.jsonl v$v/samples.jsonl "$lexicon" -- \
             $(annotator pairs v$v/samples.jsonl --kind $kind --seed "$v" -o v$v/$kind.jsonl)
     done
     all_done

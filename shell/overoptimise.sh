@@ -33,7 +33,8 @@ chat=$start/sft
 rms=(--rm helpful="$start/helpful-rm" --rm safe="$start/safe-rm")
 short=(--max-new-tokens 48 --seed "$seed" --quiet)
 stage() { python "$story/stage.py" "$@"; }
-judged() { stage "$2" "$1" -- python "$story/annotator.py" score "$1" --lexicon "$start/raw/lexicon.txt" -o "$2"; }
+lexicon=$start/raw/lexicon.txt
+judged() { stage "$2" "$1" "$lexicon" -- python "$story/annotator.py" score "$1" --lexicon "$lexicon" -o "$2"; }
 
 stage val.jsonl "$start/raw/prompts.val.jsonl" -- sh -c "head -n $held_out '$start/raw/prompts.val.jsonl' > val.jsonl"
 stage prompts.jsonl "$start/prompts.jsonl" -- sh -c "head -n $learned '$start/prompts.jsonl' > prompts.jsonl"

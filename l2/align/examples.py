@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -33,13 +34,15 @@ class Example(NamedTuple):
 class Examples(Sequence[Example]):
     """Examples in a file without a name: 4 bytes a token there, 8 bytes a dialog in memory.
 
-    cut_turns and cut_answers count the dialogs that were too long, see `fit`.
+    cut_turns and cut_answers count the dialogs that were too long, see `fit`; written_by those of each `model` that
+    records name, as sampled ones do.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the examples
         self._ends = array("q", [0])
         self.cut_turns = self.cut_answers = 0
+        self.written_by: Counter[str] = Counter()
 
     def append(self, dialog: EncodedDialog, length: int) -> None:
         """Add the first `length` tokens of a dialog. What is not learned is stored as the complement of its id."""
@@ -115,6 +118,8 @@ def encode_examples(
         if length < len(dialog.ids):
             examples.cut_turns += dialog.ids[length] == tokenizer.bos_id
             examples.cut_answers += dialog.ids[length] != tokenizer.bos_id
+        if isinstance(model := record.get("model"), str):
+            examples.written_by[model] += 1
         examples.append(dialog, length)
         if len(examples) % 100 == 0:
             on_progress(len(examples), None, "")

@@ -187,7 +187,7 @@ class Learner:
     def backward(self, part: Part, settings: Settings, count: int, first: bool) -> Tensor:
         """Add the gradients of a part of a mini-batch of `count` actions, the `first` before any step.
 
-        Returns sums over its actions [3]: policy loss, value loss, and how many ratios the clip holds.
+        Returns sums over its actions [3]: policy loss, value loss, and how many ratios lie beyond 1 ± clip.
         """
         policy, value = self.computes
         logprobs_A, values_A = policy(part)["logprobs"], value(part)["values"]

@@ -56,14 +56,15 @@ SAMPLE_BATCH = 128  # answers written at once
 def iteration_prompts(step: int, prompts: Sequence[Prompt], batch: int, seed: int) -> tuple[list[Prompt], list[int]]:
     """The prompts of an iteration, and the keys that their answers are drawn by: functions of (seed, step).
 
-    Every epoch visits each prompt once, in its own order, and each visit of a prompt draws another answer.
+    Every epoch visits each prompt once, in its own order, and each visit draws another answer: also of a prompt that
+    stands in the data several times, which would else be one sample counted twice.
     """
     chosen, keys = [], []
     for place in range(step * batch, (step + 1) * batch):
         epoch, at = divmod(place, len(prompts))
-        prompt = prompts[epoch_order(len(prompts), seed, epoch)[at]]
-        chosen.append(prompt)
-        keys.append(prompt_key(f"visit {epoch} of {prompt.identity}"))
+        item = int(epoch_order(len(prompts), seed, epoch)[at])
+        chosen.append(prompts[item])
+        keys.append(prompt_key(f"visit {epoch} of {item} {prompts[item].identity}"))
     return chosen, keys
 
 

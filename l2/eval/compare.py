@@ -129,10 +129,13 @@ def groups(items: Sequence[Item], fields: Sequence[str]) -> Iterator[tuple[str, 
         values: list[Any] = [item.get(field) for item in items]
         if field == "words" and None not in values:
             values = fifths(values)
-        if len(set(values)) > 1:
-            for value in sorted(set(values), key=_rank):
+        members: dict[Any, list[Item]] = {}
+        for item, value in zip(items, values, strict=True):
+            members.setdefault(value, []).append(item)
+        if len(members) > 1:
+            for value in sorted(members, key=_rank):
                 name = "none" if value is None else "-".join(map(str, value)) if isinstance(value, tuple) else value
-                yield f"/{field}={name}", [item for item, its in zip(items, values, strict=True) if its == value]
+                yield f"/{field}={name}", members[value]
 
 
 def _rank(value: Any) -> Any:

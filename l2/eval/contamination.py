@@ -29,12 +29,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class Subset(NamedTuple):
-    """A row of Table 51: the mean contaminated share, how many samples, their mean score, what is expected, and Z."""
+    """A row of Table 51: the mean contaminated share, how many samples, their mean score, what is expected, and Z.
+
+    Without results the last three are None.
+    """
 
     share: float | None
     n: int
     value: float | None
-    expected: float
+    expected: float | None
     z: float | None
 
 
@@ -65,18 +68,22 @@ def shares(
     return found
 
 
-def subsets(share_N: Floats, score_N: Floats) -> dict[str, Subset]:
+def subsets(share_N: Floats, score_N: Floats | None) -> dict[str, Subset]:
     """The four overlapping subsets of samples, each against the sampling distribution of as many (Table 51).
 
     Z = (X̄ - μ) / (σ / √n), with μ and σ of all samples: for scores 0 and 1, σ is √(p(1 - p)). It is None for a
-    subset without samples, and where all samples score the same.
+    subset without samples, and where all samples score the same. Without scores only shares are told.
     """
-    expected, deviation = float(score_N.mean()), float(score_N.std())
     chosen = (share_N < CLEAN, share_N >= CLEAN, share_N < DIRTY, share_N >= DIRTY)
     found = {}
     for name, of in zip(SUBSETS, chosen, strict=True):
         n = int(of.sum())
-        share, value = (float(share_N[of].mean()), float(score_N[of].mean())) if n else (None, None)
+        share = float(share_N[of].mean()) if n else None
+        if score_N is None:
+            found[name] = Subset(share, n, None, None, None)
+            continue
+        expected, deviation = float(score_N.mean()), float(score_N.std())
+        value = float(score_N[of].mean()) if n else None
         z = None if value is None or deviation == 0 else (value - expected) / (deviation / math.sqrt(n))
         found[name] = Subset(share, n, value, expected, z)
     return found
@@ -90,17 +97,17 @@ def affected(found: Mapping[str, Subset]) -> bool:
 
 
 class Contaminated(NamedTuple):
-    """A task: the metric, its items with their shares, and its subsets by length (None without results)."""
+    """A task: the metric (None without results), its items with their shares, and its subsets by length."""
 
     task: str
-    metric: str
+    metric: str | None
     items: list[dict[str, Any]]
-    tables: dict[int, dict[str, Subset]] | None
+    tables: dict[int, dict[str, Subset]]
 
     @property
     def affected_to(self) -> int | None:
         """The largest length at which the task seems affected (paper §A.6)."""
-        return max((length for length, table in (self.tables or {}).items() if affected(table)), default=None)
+        return max((length for length, table in self.tables.items() if affected(table)), default=None)
 
 
 def verbalised(record: Record) -> str:
@@ -114,23 +121,33 @@ def verbalised(record: Record) -> str:
         if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in prompt):
             raise BadInput(record.where, f"a prompt {prompt!r:.60}", "a text, or messages with their contents")
         prompt = "\n".join(turn["content"] for turn in prompt)
-    right = [record["options"][i] for i in record.get("right") or []] if "options" in record else []
-    target = record.get("target")
-    answers = [*right, *(record.get("targets") or []), *(target if isinstance(target, list) else [target])]
+    target, options = record.get("target"), record.get("options")
+    options = options if isinstance(options, list) else []
+    right = [options[i] for i in _list(record, "right") if i in range(len(options))]
+    answers = [*right, *_list(record, "targets"), *(target if isinstance(target, list) else [target])]
     answer = next((answer for answer in answers if isinstance(answer, str)), None)
     return prompt if answer is None else f"{prompt} {answer}"
 
 
-def _results(records: Sequence[Record], metric: str | None) -> tuple[str, Floats | None]:
-    """The metric and the samples' results by it, None where not one has them: a field, or one of `scores`.
+def _list(record: Record, field: str) -> list[Any]:
+    """A field that is a list, or none at all. Raises BadInput for anything else."""
+    found: list[Any] | None = record.need(field, (list, type(None))) if field in record else None
+    return found or []
+
+
+def _results(records: Sequence[Record], metric: str | None) -> tuple[str | None, Floats | None]:
+    """The metric and the samples' results by it, None where not one has any: a field, or one of `scores`.
 
     Without a metric it is `correct`, or the first of the scores. Raises BadInput where only some have it.
     """
+    for record in records:
+        if record.get("scores") is not None:
+            record.need("scores", dict)
     found = [Record({**record, **(record.get("scores") or {})}, record.where) for record in records]
     if metric is None:
         metric = "correct" if "correct" in found[0] else next(iter(records[0].get("scores") or {}), "correct")
     if not any(metric in record for record in found):
-        return metric, None
+        return None, None
     return metric, np.array([float(record.need(metric, (bool, int, float))) for record in found])
 
 
@@ -157,8 +174,7 @@ def measure_contamination(
     for task, of in _by_task(items).items():
         measured, known = scores[task]
         share = {n: np.array([item["contaminated"][str(n)] for item in of]) for n in LENGTHS}
-        tables = None if known is None else {n: subsets(share[n], known) for n in LENGTHS}
-        results.append(Contaminated(task, measured, list(of), tables))
+        results.append(Contaminated(task, measured, list(of), {n: subsets(share[n], known) for n in LENGTHS}))
     return results
 
 
@@ -170,7 +186,9 @@ def _by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def contamination_records(found: Sequence[Contaminated], inputs: Sequence[Record]) -> list[dict[str, Any]]:
-    """Result records: the mean share by length and, with scores, the four subsets of each."""
+    """Result records: the mean share by length, and the four subsets of each: their scores or, without results, what
+    share of the samples they are.
+    """
     common = {
         "protocol": "token runs, 4 mismatches",
         "task_version": f"{VERSION}-{sha256_records(list(inputs))[:12]}",
@@ -184,9 +202,10 @@ def contamination_records(found: Sequence[Contaminated], inputs: Sequence[Record
             mean = float(np.mean([item["contaminated"][str(length)] for item in items]))
             row = {"task": task, "metric": "contaminated", "length": length, "value": mean, "stderr": None}
             results.append(row | {"n": len(items), "model": model} | common)
-            for name, subset in (tables or {}).get(length, {}).items():
+            for name, subset in tables[length].items():
+                value = subset.n / len(items) if metric is None else subset.value
                 results.append(
-                    {"task": task, "metric": f"{metric}/{name}", "length": length, "value": subset.value}
+                    {"task": task, "metric": f"{metric or 'samples'}/{name}", "length": length, "value": value}
                     | {"stderr": None, "n": subset.n, "contaminated": subset.share}
                     | {"expected": subset.expected, "z": subset.z, "model": model}
                     | common

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 from l2.files.jsonl import Record
 
 NOISE = 2.0  # standard errors of a difference that chance makes (about 95 %)
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "toxic", "violat", "refus", "ece", "cut")  # how such metrics begin
+# How metrics begin of which less is better, and those that are neither good nor bad; a difference is no level.
+LOWER_IS_BETTER = (
+    "bits_per_byte", "perplexity", "toxic", "violat", "refus", "ece", "cut", "low_tail", "contaminated",
+    "gamma", "loss", "unread", "brier", "calibration_error",
+)  # fmt: skip
+ASKED = ("task", "metric", "shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "category",
+         "length", "toxicity_by")  # fmt: skip
+UNJUDGED = ("words", "calls", "samples/", "self_bleu")
 
 
 class Drop(NamedTuple):
@@ -30,7 +37,7 @@ def _shown(result: Mapping[str, Any]) -> str:
 
 def _asked(result: Record) -> tuple[Any, ...]:
     """What has to be the same for two results to be compared."""
-    return tuple(str(result.get(field)) for field in ("task", "metric", "shots", "protocol", "task_version", "length"))
+    return tuple(str(result.get(field)) for field in ASKED)
 
 
 def _model(result: Record) -> str:
@@ -56,7 +63,7 @@ def drops(results: Sequence[Record], max_drop: float = 0.0, baseline: Iterable[R
     for result in [*baseline, *results]:
         metric, value = result.need("metric"), result.need("value", (int, float, type(None)))
         result.need("task")
-        if value is None:
+        if value is None or metric.startswith(UNJUDGED) or metric.endswith("/difference"):
             continue
         asked = _asked(result)
         if _model(result) == newest:

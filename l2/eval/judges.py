@@ -152,7 +152,8 @@ def by_endpoint(
 ) -> list[Item]:
     """The verdicts of a chat model at an OpenAI-compatible server, at temperature 0, `at_once` requests in flight.
 
-    A reply without a verdict is a tie, and None in `verdicts`. Raises L2Error when a request fails for good.
+    A reply without a verdict is a tie, and None in `verdicts`. Raises L2Error when a request fails for good, and where
+    no reply has a verdict.
     """
     line = Http(url)
 
@@ -173,9 +174,12 @@ def by_endpoint(
             for done, future in enumerate(as_completed(asked), 1):
                 future.result()  # the first failure ends all
                 on_progress(done, len(asked), "")
-            return [future.result() for future in asked]
+            verdicts = [future.result() for future in asked]
         finally:
             line.hang_up()
             pool.shutdown(cancel_futures=True)
+        if not any(verdicts):
+            raise L2Error(f"{url}#{served}: none of its {len(verdicts):,} replies has a verdict, such as [[A]]")
+        return verdicts
 
     return _both_orders(pairs, ask)

@@ -197,15 +197,21 @@ def red_team(records: Sequence[Record]) -> list[Item]:
             raise BadInput(record.where, f"hours {hours!r}", "a number above 0")
         item: Item = {"person": str(record.need("person", (str, int))), "hours": hours, "category": category_of(record)}
         item["model"] = None if record.get("model") is None else str(record["model"])
-        for field, most in ("violating", math.inf), ("mitigated", record["violating"]):
-            if field == "violating" or record.get(field) is not None:
-                count = record.need(field, int)
-                if isinstance(count, bool) or not 0 <= count <= most:
-                    above = "" if most == math.inf else f" to {most}, the violating"
-                    raise BadInput(record.where, f"{field} {count!r}", f"a count from 0{above}")
-                item[field] = count
+        item["violating"] = _count(record, "violating")
+        if record.get("mitigated") is not None:
+            item["mitigated"] = _count(record, "mitigated")
+            if item["mitigated"] > item["violating"]:
+                expected = f"at most {item['violating']}, the violating"
+                raise BadInput(record.where, f"mitigated {item['mitigated']}", expected)
         items.append(item)
     return items
+
+
+def _count(record: Record, field: str) -> int:
+    count: int = record.need(field, int)
+    if isinstance(count, bool) or count < 0:
+        raise BadInput(record.where, f"{field} {count!r}", "a count from 0")
+    return count
 
 
 def measure_red_team(items: Sequence[Item]) -> Metrics:
@@ -252,7 +258,7 @@ def quality(records: Sequence[Record], kind: Kind, samples: Sequence[Record]) ->
         sample = scored[identity]
         rewards: dict[str, float] = sample.need("rewards", dict)
         names = set(rewards) if names is None else names
-        if not rewards or set(rewards) != names or not all(isinstance(each, int | float) for each in rewards.values()):
+        if not rewards or set(rewards) != names or not all(type(each) in (int, float) for each in rewards.values()):
             raise BadInput(sample.where, f"rewards {rewards!r:.60}", f"a score by each of {', '.join(sorted(names))}")
         given = [rating["quality"] for rating in ratings]
         item = {"id": identity, "batch": _batch(ratings), "ratings": given, "median": median(given)}
@@ -265,7 +271,8 @@ def measure_quality(items: Sequence[Item]) -> Metrics:
     found: Metrics = {}
     for name in items[0]["rewards"]:
         for group, members in groups(items, ("quality",)):
-            scores = [1 / (1 + math.exp(-item["rewards"][name])) for item in members]
+            # σ of a raw score; the hyperbolic tangent can't overflow
+            scores = [(1 + math.tanh(item["rewards"][name] / 2)) / 2 for item in members]
             found[name + group] = mean(scores)
     for name in items[0]["rewards"]:
         if len({item["median"] for item in items}) > 1 and len({item["rewards"][name] for item in items}) > 1:

@@ -88,7 +88,8 @@ def encode_continuations(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]])
     return rows
 
 
-def _question(record: Record) -> str:
+def question_of(record: Record) -> str:
+    """What the model reads of a multiple-choice question."""
     return f"Question: {record.need('question')}\nAnswer:"
 
 
@@ -96,7 +97,7 @@ def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnPr
     """Log-likelihood, in nats, of each choice after "Question: {question}\\nAnswer:", and which one is chosen."""
     answers = [answer_index(record) for record in records]
     asked = [(record, f" {choice}") for record in records for choice in record["choices"]]
-    pairs = [(_question(record), choice) for record, choice in asked]
+    pairs = [(question_of(record), choice) for record, choice in asked]
     rows = encode_continuations(subject.tokenizer, pairs)
     for (record, _), (context, continuation) in zip(asked, rows, strict=True):
         fit(record, len(context) + len(continuation), subject.model.config.max_seq_len)
@@ -107,7 +108,7 @@ def score_choices(subject: Subject, records: Sequence[Record], on_progress: OnPr
     for record, answer in zip(records, answers, strict=True):
         scores = [next(nats) for _ in record["choices"]]
         chosen = likeliest(scores, record["choices"])
-        said = {"id": record.identity, "prompt": _question(record), "options": record["choices"], "right": [answer]}
+        said = {"id": record.identity, "prompt": question_of(record), "options": record["choices"], "right": [answer]}
         item = said | {"loglikelihoods": scores, "chosen": chosen, "answer": answer}
         items.append(item | {"correct": chosen == answer})
     return items

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from l2.eval.benchmarks.suite import judged, measured
+from l2.eval.benchmarks.suite import PROTOCOLS, judged, measured
 from l2.eval.benchmarks.table import BENCHMARKS
 from l2.eval.metrics import Estimate, clustered
 from l2.eval.tasks import KINDS
@@ -14,14 +15,21 @@ from l2.files.jsonl import Record, read_records
 
 Item = dict[str, Any]
 # What an item says of the run it came of: so that items alone make result records.
-RUN = ("shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "seed", "model", "model_sha256")
+RUN = ("shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "seed", "toxicity_by", "model",
+       "model_sha256")  # fmt: skip
 
 
 def stored_items(path: str) -> dict[str, list[Record]]:
     """The items of a file that `l2 evaluate --samples` wrote, by task. Raises BadInput for anything else."""
     tasks: dict[str, list[Record]] = {}
     for record in read_records([path], required=["task", "kind", "protocol", "model"]):
-        tasks.setdefault(record.need("task"), []).append(record)
+        record.need("kind")
+        of_task = tasks.setdefault(record.need("task"), [])
+        of_task.append(record)
+        for field in ("kind", "protocol", "model", "model_sha256", "task_version"):
+            if record.get(field) != of_task[0].get(field):
+                raise BadInput(record.where, f"{field} {record.get(field)!r:.60} after {of_task[0].get(field)!r:.60}",
+                               "items of one run of each task")  # fmt: skip
     return tasks
 
 
@@ -35,40 +43,58 @@ def rescored(path: str) -> Iterator[tuple[str, list[Item], dict[str, Estimate]]]
     for task, items in stored_items(path).items():
         kind = items[0]["kind"]
         if kind == "benchmark" and task in BENCHMARKS:
-            rule = getattr(BENCHMARKS[task], items[0]["protocol"], None)
+            protocol = items[0]["protocol"]
+            rule = getattr(BENCHMARKS[task], protocol) if protocol in PROTOCOLS else None
             if rule is None:
-                raise BadInput(items[0].where, f"protocol {items[0]['protocol']!r:.40}", "one that the benchmark has")
-            again = [_judged(rule, item) for item in items]
-            yield task, again, measured(again, macro=BENCHMARKS[task].macro)
+                raise BadInput(items[0].where, f"protocol {protocol!r:.40}", "one that the benchmark has")
+            again = []
+            for item in items:
+                with _foreign(item.where):
+                    again.append(judged(rule, dict(item)))
+            with _foreign(path):
+                metrics = measured(again, macro=BENCHMARKS[task].macro)
+            yield task, again, metrics
         elif kind in KINDS:
-            yield task, list(items), KINDS[kind].measure(items)
+            with _foreign(path):
+                metrics = KINDS[kind].measure(items)
+            yield task, list(items), metrics
         else:
             raise BadInput(items[0].where, f"task {task!r:.40} of kind {kind!r:.40}", "one that l2 evaluate has")
 
 
-def _judged(rule: Any, item: Record) -> Item:
+@contextmanager
+def _foreign(where: str) -> Iterator[None]:
+    """Items that another program wrote may lack anything, or hold it in another shape: BadInput instead."""
     try:
-        return judged(rule, dict(item))
-    except (KeyError, IndexError, TypeError) as error:
-        raise BadInput(item.where, f"an item without {error}", "all that its judge needs") from None
+        yield
+    except KeyError as error:
+        raise BadInput(where, f"an item without {error}", "all that its judge needs") from None
+    except (IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise BadInput(where, f"an item of another shape ({error})", "one that l2 evaluate --samples wrote") from None
 
 
 def differences(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Mean of each score of `ours` less that of `theirs`, over the same questions, clustered as they are.
 
     Pairing takes out what makes questions hard for both (Miller 2024, arXiv 2411.00640, section 4). Raises UsageError
-    for runs over other questions.
+    for runs over other questions. Nothing where questions have no score each, as documents.
     """
-    other = {item["id"]: item for item in theirs}
-    if "scores" not in ours[0] or "scores" not in theirs[0]:
-        return {}
-    if set(other) != {item["id"] for item in ours} or ours[0]["task_version"] != theirs[0]["task_version"]:
-        raise UsageError(f"{ours[0]['task']}: the two runs were asked other questions, or in another way")
-    return {
-        f"{metric}/difference": clustered(
-            [item["scores"][metric] - other[item["id"]]["scores"][metric] for item in ours],
-            [item["cluster"] for item in ours],
-        )
-        for metric in ours[0]["scores"]
-        if metric in theirs[0]["scores"]
-    }
+    task = ours[0]["task"]
+    mine, other = ({item.get("id"): scores_of(item) for item in run} for run in (ours, theirs))
+    if set(mine) != set(other) or ours[0].get("task_version") != theirs[0].get("task_version"):
+        raise UsageError(f"{task}: the two runs were asked other questions, or in another way")
+    metrics = [metric for metric in mine[ours[0].get("id")] if metric in other[ours[0].get("id")]]
+    with _foreign(task):
+        return {
+            f"{metric}/difference": clustered(
+                [mine[item["id"]][metric] - other[item["id"]][metric] for item in ours],
+                [item.get("cluster", str(item["id"])) for item in ours],
+            )
+            for metric in metrics
+        }
+
+
+def scores_of(item: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of an item: of a benchmark by their names, of a task of one's own whether it is correct."""
+    scores = item.get("scores", {"correct": item["correct"]} if "correct" in item else {})
+    return dict(scores) if isinstance(scores, dict) else {}

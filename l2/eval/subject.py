@@ -28,7 +28,8 @@ class Subject:
     A reward model ranks preferences, and a language model does everything else; a server in its place only answers.
     chat: exact-match prompts are encoded as a dialog, not as plain text. rewards: the judges of sampled answers.
     baseline: (name, model) to be beaten on prompts. show: is called with the ids of each task's first prompt.
-    execute: runs programs, in a sandbox, and says which end well. toxicity: scores a text from 0 to 1.
+    execute: runs programs, in a sandbox, and says which end well. toxicity: scores a text from 0 to 1; `toxicity_by`
+    names what does.
     attention: dialogs under an instruction are measured for how much of it goes to the instruction, too.
     """
 
@@ -43,6 +44,7 @@ class Subject:
     show: Callable[[Sequence[int]], None] = _nobody
     execute: Execute | None = None
     toxicity: Callable[[str], float] | None = None
+    toxicity_by: str = ""
     attention: bool = False
 
     @property

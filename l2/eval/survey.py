@@ -87,6 +87,12 @@ def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequ
     for sample in samples:
         if not isinstance(sample.get("response"), str):
             raise BadInput(sample.where, f"fields {sorted(sample)}", "a sample: a prompt with its response")
+        rewards = sample.get("rewards") or {}
+        if not isinstance(rewards, dict) or not all(isinstance(value, int | float) for value in rewards.values()):
+            raise BadInput(sample.where, f"rewards {rewards!r:.60}", "a number by each reward model")
+        for field in {"id", *by}:
+            if isinstance(sample.get(field), list | dict):
+                raise BadInput(sample.where, f"{field} {sample[field]!r:.60}", "a text or a number")
     first: dict[Any, list[Record]] = {}  # samples of the model that came first, by category
     for keys, some in _by(samples, by).items():
         named = dict(zip(by, keys, strict=True))
@@ -98,8 +104,10 @@ def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequ
         yield Group({field: key for field, key in named.items() if key is not None}, some, metrics)
 
 
-def survey_records(task: str, groups: Sequence[Group], inputs: Sequence[Record]) -> list[dict[str, Any]]:
-    """Result records (design.md §2), one a metric of a group."""
+def survey_records(
+    task: str, groups: Sequence[Group], inputs: Sequence[Record], toxicity_by: str = ""
+) -> list[dict[str, Any]]:
+    """Result records (design.md §2), one a metric of a group; those of toxicity name what scored it."""
     common = {
         "task": task,
         "protocol": "survey",
@@ -108,7 +116,10 @@ def survey_records(task: str, groups: Sequence[Group], inputs: Sequence[Record])
         "l2_version": version(),
     }
     return [
-        common | {"metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n} | group.keys
+        common
+        | {"metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}
+        | ({"toxicity_by": toxicity_by} if metric == "toxic" else {})
+        | group.keys
         for group in groups
         for metric, found in group.metrics.items()
     ]

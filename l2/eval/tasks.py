@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from l2.eval.benchmarks.asking import ask_suite, check_suite
-from l2.eval.benchmarks.suite import Asking, Suite, averages, measured, read_suite
+from l2.eval.benchmarks.suite import Asking, Suite, averages, measured, new_item, read_suite
 from l2.eval.benchmarks.table import BENCHMARKS, GROUPS, benchmark_named
 from l2.eval.metrics import Estimate
 from l2.eval.pairs import measure_pairs, score_pairs
@@ -25,8 +25,10 @@ from l2.eval.sampled import (
     measure_prompts,
 )
 from l2.eval.scored import (
+    answer_index,
     measure_choices,
     measure_documents,
+    question_of,
     score_choices,
     score_documents,
 )
@@ -115,6 +117,32 @@ def read_task(name: str, path: str, asking: Asking | None = None) -> Task:
     return Task(name, kind_of(records[0]), records)
 
 
+def task_samples(name: str, path: str) -> list[Record]:
+    """What a task asks, each question with its right answer and without examples, as `l2 contam` reads samples."""
+    task = read_task(name, path, Asking(shots=0))
+    if task.suite:
+        asked = [
+            Record(new_item(i, question), question.record.where) for i, question in enumerate(task.suite.questions)
+        ]
+    else:
+        asked = [Record({"id": r.identity, **_said(r, task.kind)}, r.where) for r in task.records]
+    return [Record({"task": task.name, **sample}, sample.where) for sample in asked]
+
+
+def _said(record: Record, kind: str) -> dict[str, Any]:
+    """Prompt and right answer of a record of that kind."""
+    if kind == "multiple choice":
+        return {"prompt": question_of(record), "options": record["choices"], "right": [answer_index(record)]}
+    prompt, target = {
+        "documents": ("text", ""),
+        "instructions": ("messages", ""),
+        "word problems": ("problem", ""),
+        "preferences": ("prompt", "chosen"),
+        "dated facts": ("prompt", "answer"),
+    }.get(kind, ("prompt", "target"))
+    return {"prompt": record[prompt], "target": record.get(target)}
+
+
 def check(subject: Subject, tasks: Sequence[Task]) -> None:
     """Raises UsageError for a task that `subject` can't do, before anything is run."""
     scalar = isinstance(subject.model, ScalarModel)
@@ -171,6 +199,7 @@ def settings_of(subject: Subject, task: Task, sha256: str | None) -> dict[str, A
         rule = suite.rule
         settings |= {"temperature": rule.temperature, "samples": suite.samples, "max_new_tokens": rule.tokens}
         settings |= {"seed": sampling.seed} if rule.temperature else {}
+        settings |= {"toxicity_by": subject.toxicity_by} if rule.toxic else {}
     return settings | {"model": subject.name, "model_sha256": sha256}
 
 

@@ -79,7 +79,10 @@ def _stated(record: Record) -> tuple[str, Any]:
     numbers = record.get("Numbers")
     if isinstance(numbers, str):  # MAWPS in SVAMP's repository: "N_00 apples", "3 4"
         for number, text in enumerate(numbers.split()):
-            question = re.sub(rf"\bN_{number:02d}\b", f"{float(text):g}", question)
+            value = as_number(text)
+            if value is None:
+                raise BadInput(record.where, f"Numbers {numbers!r:.60}", "numbers with spaces between them")
+            question = re.sub(rf"\bN_{number:02d}\b", f"{value:g}", question)
     return question.strip(), answer
 
 

@@ -15,6 +15,7 @@ from l2.text.fasttext_model import LABEL, is_fasttext, load_predict
 from l2.text.hf_classifier import Probabilities, load_hf_classifier
 from l2.text.terms import Terms, Words, canonical
 
+OWN_WORDS = Path(__file__).with_name("toxic_words.txt")  # short and weak: the file says how
 TOXIC = 0.5  # paper Figure 13: a document at or above this is toxic
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
@@ -52,8 +53,8 @@ def named_label(given: str) -> tuple[str, Path]:
     return label, Path(path)
 
 
-def load_toxicity(given: str) -> Score:
-    """The score by what stands at the path of `given` (see `named_label`).
+def load_toxicity(given: str = str(OWN_WORDS)) -> Score:
+    """The score by what stands at the path of `given` (see `named_label`), a list of words of our own by default.
 
     A directory is a classifier of Hugging Face's layout, a file that begins with fastText's number is one of fastText,
     and any other is a list of words. A classifier gives the probability of the label. Raises what `by_hf_model`,

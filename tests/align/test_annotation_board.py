@@ -230,3 +230,5 @@ def test_pairs_of_samples():
         from_prompts([Record({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})])
     (known,) = from_checks([Record({"prompt": "who", "chosen": "good", "rejected": "bad"}, "c:1")])
     assert known.check and [a.text for a in known.answers] == ["good", "bad"]
+    with pytest.raises(BadInput, match="c:1: found chosen equal to rejected"):
+        from_checks([Record({"prompt": "who", "chosen": "good", "rejected": " good"}, "c:1")])

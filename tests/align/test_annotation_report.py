@@ -74,6 +74,17 @@ def test_without_noise_the_better_answer_and_ratings_by_quartiles(tmp_path):
     at.close()
 
 
+def test_ties_favour_nobody(tmp_path):
+    """Scores that are all alike say nothing of the models: each wins half, and so does each place."""
+    at = desk(tmp_path, Board(items(1000, 0.0)))
+    simulate(at, SCORE, 0.0, 0)
+    found = report(at.events())
+    assert abs(found["won"]["A"]["won"] / 1000 - 0.5) < 4 * math.sqrt(0.25 / 1000)
+    assert abs(found["people"]["judge-1"]["left"] - 0.5) < 4 * math.sqrt(0.25 / 1000)
+    assert found["ratings"]["negligibly"] == 1.0
+    at.close()
+
+
 def test_safety_labels_and_what_the_paper_leaves_out(tmp_path):
     """Of (safe, unsafe) pairs the chosen is safe; noise now and then prefers the unsafe one, and those are left out."""
     at = desk(tmp_path, Board(items(300), safety=True))
@@ -96,6 +107,7 @@ def test_ratings_of_differences():
         ("false", L2Error, "ended with status 1"),
         ("head -n 1", BadInput, "found 1 records; expected 4"),
         ("cat", BadInput, "a number in score"),
+        ("sed 's/$/ /; s/} $/, \"score\": true}/'", BadInput, "a number in score"),
         ("tac", BadInput, "another answer than it was given"),
         ("echo no", BadInput, "no valid JSON"),
         (SCORE.replace("worth - 0.5", "float('nan')"), BadInput, "no valid JSON"),

@@ -119,6 +119,9 @@ def test_choices_that_are_none(client):
     for wrong in ({"position": 7}, {"position": [0]}, {"rating": None}, {"rating": {}}, {"safety": []}, {}):
         body = {"who": "a", "item": item, "position": 0, "rating": "better"} | wrong
         assert client.act("choose", **(body if wrong else {"who": "a", "item": item}))[0] == 400
+    assert client.act("choose", who="a", item=item, position=1.0, rating="better")[0] == 400
+    assert client.act("ask", who="a", item=item, text="who else")[0] == 409, "there is no model that could answer"
+    assert client.view("a")["item"] == item
     long = client.ask("POST", f"/{TOKEN}/api/ask", {"who": "a", "text": "x" * MAX_BODY})
     assert long[0] == 400 and client.act("ask", who="a", text="out of turn")[0] == 409
     assert not client.desk.board.records

@@ -126,7 +126,7 @@ def test_ghost_attention_lasts_to_turn_20(speaker):
     records = asked(rng, [rng.randint(2, 20) for _ in range(180)])
     ghosts = list(build_dialogs(model, speaker, records, constraints, GREEDY, ledger))
     assert len(ghosts) + ledger.total == 180 and len(ghosts) > 90
-    after = obedience(tune(model, speaker, ghosts, length=448, batch=8, steps=40, lr=5e-3))
+    after = obedience(tune(model, speaker, ghosts, length=448, batch=8, steps=60, lr=2.5e-3))
     assert after["obeyed/turn20"] >= 0.95, after
 
 

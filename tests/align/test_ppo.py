@@ -280,6 +280,8 @@ def test_every_prompt_once_an_epoch_and_another_draw_each_visit():
     # A function of (seed, step): no iterator to restore, and the batch changes no draw.
     assert iteration_prompts(2, prompts, 4, 7)[1] == [key for _, key in visits[8:12]]
     assert iteration_prompts(0, prompts, 20, 7)[1] == [key for _, key in visits]
+    # Also where it stands in the data twice.
+    assert len(set(iteration_prompts(0, prompts * 2, 20, 7)[1])) == 20
 
 
 def test_whitening_remembers_what_its_mode_says():

@@ -97,6 +97,9 @@ def test_servers_that_fail(l2, server, both):
     server.say = lambda text: (400, {"error": {"message": "no room"}})
     status, out, err = l2("compare", *both, "--endpoint", server.url, "--quiet")
     assert (status, out) == (1, "") and err.endswith("status 400: no room\n") and err.count("\n") == 1
+    server.say = lambda text: (200, "[A] I think")
+    status, out, err = l2("compare", *both, "--endpoint", server.url, "--quiet")
+    assert (status, out) == (1, "") and "none of its 8 replies has a verdict" in err
     status, _, err = l2("compare", *both, "--endpoint", f"{server.url}#other")
     assert status == 2 and "with one of tiny" in err
 
@@ -133,6 +136,8 @@ def test_people(l2, both, tmp_path):
         (["--judge", "cat"], 65, "--judge cat:1: found"),
         (["--judge", "exit 4"], 1, "exit status 4"),
         (["--rm", "a=x", "--rm", "b=y"], 2, "helpful=DIR"),
+        (["{tmp}/torn", "-o", "{tmp}/torn"], 2, "is an input too"),
+        (["{tmp}/torn", "-o", "{tmp}/x", "--samples", "{tmp}/x"], 2, "--output and --samples are both"),
         (["{tmp}/torn"], 65, "torn:2: found no valid JSON"),
         (["{tmp}/a.jsonl"], 65, "a.jsonl:1: found fields"),
     ],

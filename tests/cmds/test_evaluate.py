@@ -139,6 +139,7 @@ def test_gatt_build_makes_dialogs_for_sft(sailor, tokenizer, tmp_path, capsys):
     (reject,) = read_records([rejects])
     assert (reject["id"], reject["rule"]) == ("long", "context") and len(dialogs) == 3
     assert "4 dialogs, 3 kept; rejected: context 1" in capsys.readouterr().err
+    assert {dialog["model"] for dialog in dialogs} == {str(sailor)}
     assert [m["content"] for m in dialogs[1]["messages"]][1:] == [lines[0], "Ahoy cat", lines[1], "Ahoy cat"]
     examples = encode_examples(dialogs, tokenizer, 180)
     assert examples.cut_turns == examples.cut_answers == 0

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 from cmds.app import main
 from l2.eval.benchmarks.table import BENCHMARKS
-from l2.files.jsonl import read_records
+from l2.eval.sandbox import executor
+from l2.files.errors import L2Error
+from l2.files.jsonl import Record, read_records, write_records
+from l2.tokens.shards import write_shards
 from tests.bench.shapes import make
 from tests.conftest import small_config
 from tests.eval.test_benchmarks import FORMS
@@ -72,6 +77,22 @@ def test_another_run_is_compared_question_by_question(files, models, tmp_path):
     (found,) = [r for r in read_records([tmp_path / "d.jsonl"]) if r["metric"] == "accuracy/difference"]
     pairs = [b - a for a, b in zip(first, second, strict=True)]
     assert found["value"] == pytest.approx(sum(pairs) / 8) and found["baseline"] == str(models / "1")
+    asked = [
+        "evaluate",
+        "--model",
+        str(models / "1"),
+        "--task",
+        f"hellaswag={files['hellaswag']}",
+        "--protocol",
+        "harness",
+    ]
+    kept = ["--samples", str(tmp_path / "kept.jsonl"), "--against", str(tmp_path / "1.jsonl"), "--shots", "1"]
+    assert main([*asked, *kept, "-o", str(tmp_path / "never.jsonl")]) == 0  # the same questions, another rule
+    (tmp_path / "1.jsonl").write_text(
+        "".join(json.dumps(r | {"id": r["id"] + 9}) + "\n" for r in read_records([tmp_path / "1.jsonl"]))
+    )
+    assert main([*asked, *kept, "-o", str(tmp_path / "none.jsonl")]) == 2
+    assert (tmp_path / "kept.jsonl").is_file() and not (tmp_path / "none.jsonl").exists()
     spread = sum((p - sum(pairs) / 8) ** 2 for p in pairs) / 7 / 8
     assert found["stderr"] == pytest.approx(spread**0.5)
 
@@ -114,8 +135,52 @@ def test_ways_to_fail(files, models, tmp_path, capsys):
         assert (main(["evaluate", *argv, "--quiet"]), capsys.readouterr().err.count(sentence)) == (status, 1), argv
 
 
-def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
-    """In a network namespace with nothing in it, not even loopback that is up."""
+def test_truthfulqa_by_a_judge_s_command(models, tmp_path, capsys):
+    """Items go through a command that adds its verdicts, and are measured with them."""
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{i}?", "category": "Law"}) + "\n" for i in range(4)))
+    run("--model", models / "1", "--task", f"truthfulqa={path}", "--max-new-tokens", 2, "--samples",
+        tmp_path / "s.jsonl", "-o", tmp_path / "r.jsonl")  # fmt: skip
+    items = list(read_records([tmp_path / "s.jsonl"]))
+    verdicts = [(True, True), (True, False), (False, True), (True, True)]
+    for item, (true, informed) in zip(items, verdicts, strict=True):
+        item |= {"truthful": [true], "informative": [informed]}
+    write_records(tmp_path / "s.jsonl", items)
+    run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "r.jsonl")
+    found = {r["metric"]: r["value"] for r in read_records([tmp_path / "r.jsonl"])}
+    assert (found["truthful"], found["informative"], found["truthful_informative"]) == (0.75, 0.75, 0.5)
+    for broken in ({"truthful": ["yes"]}, {"truthful": []}, {"truthful": True}):
+        write_records(tmp_path / "s.jsonl", [items[0] | broken, *items[1:]])
+        assert main(["evaluate", "--rescore", str(tmp_path / "s.jsonl"), "--quiet"]) == 65
+        assert "s.jsonl:1: found an item of another shape" in capsys.readouterr().err
+
+
+ITEM = {"task": "boolq", "kind": "benchmark", "protocol": "llama", "model": "m", "id": 0, "groups": [], "cluster": "0",
+        "loglikelihoods": [-1, -2], "priors": [-1, -1], "right": [1], "characters": [2, 3]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("items", "sentence"),
+    [
+        ([ITEM | {"protocol": "macro"}], "found protocol 'macro'"),
+        ([ITEM | {"kind": ["x"]}], "'kind' of type list"),
+        ([{k: v for k, v in ITEM.items() if k != "cluster"}], "an item without 'cluster'"),
+        ([ITEM | {"groups": 3}], "an item of another shape"),
+        ([ITEM | {"priors": [1]}], "an item of another shape"),
+        ([ITEM | {"loglikelihoods": [], "priors": []}], "an item of another shape"),
+        ([ITEM | {"task": "quiz", "kind": "multiple choice"}], "an item without 'correct'"),
+        ([ITEM, ITEM | {"id": 1, "model": "n"}], "found model 'n' after 'm'; expected items of one run"),
+        ([ITEM, ITEM | {"id": 1, "protocol": "harness"}], "expected items of one run"),
+    ],
+)
+def test_items_of_another_hand(items, sentence, tmp_path, capsys):
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert main(["evaluate", "--rescore", str(tmp_path / "s.jsonl"), "--quiet"]) == 65
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path, tokenizer):
+    """Questions, programs, contamination: in a network namespace with nothing in it, not even loopback that is up."""
     ways = ["unshare", "-rn"], ["unshare", "-n"], ["bwrap", "--dev-bind", "/", "/", "--unshare-net"]
     there = [way for way in ways if shutil.which(way[0])]
     apart = next((way for way in there if subprocess.run([*way, "true"], capture_output=True).returncode == 0), None)
@@ -124,15 +189,27 @@ def test_a_suite_runs_where_there_is_no_network(files, models, tmp_path):
     code = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
     refused = subprocess.run([*apart, sys.executable, "-c", code], capture_output=True, text=True)
     assert "Network is unreachable" in refused.stderr
-    named = [f"{name}={files[name]}" for name in TASKS]
-    argv = [*apart, sys.executable, "-m", "cmds.app", "evaluate", "--model", models / "1", "--max-new-tokens", "4",
-            "--task", *named, "-o", tmp_path / "r.jsonl"]  # fmt: skip
-    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True)
+    named = {name: files[name] for name in TASKS}
+    with suppress(L2Error):  # programs, where there is a sandbox for them
+        executor()
+        named["humaneval"] = tmp_path / "HumanEval.jsonl"
+        row = {"task_id": "0", "prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}
+        write_records(named["humaneval"], [row])
+    write_shards([Record({"text": "the cat sat"})], tokenizer, tmp_path)
+    script = (
+        'l2() { "$0" -m cmds.app "$@"; }; cd "$1"; model=$2; shift 2\n'
+        'l2 evaluate --model "$model" --max-new-tokens 4 --samples s.jsonl -o r.jsonl --task "$@"\n'
+        "l2 contam s.jsonl --shards *.bin -o c.jsonl\n"
+    )
+    argv = ["bash", "-ec", script, sys.executable, tmp_path, models / "1", *(f"{n}={p}" for n, p in named.items())]
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run([*apart, *map(str, argv)], capture_output=True, text=True, env=os.environ | path)
     assert done.returncode == 0, done.stderr
-    assert {record["task"] for record in read_records([tmp_path / "r.jsonl"])} == set(TASKS)
+    for name in ("r", "c"):
+        assert {record["task"] for record in read_records([tmp_path / f"{name}.jsonl"])} == set(named)
 
 
-def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path, capsys):
+def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path):
     """Each from a file of its own shape, with what is judged by others too; averages where all parts are there."""
     forms = {name: own for name, (own, _) in FORMS.items()}
     forms |= {
@@ -172,8 +249,14 @@ def test_every_benchmark_and_the_groups_of_table_3(models, tmp_path, capsys):
     assert -1 <= values["bold", "sentiment"] <= 1 and values["toxigen", "toxic"] in (0, 1)
     run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "again.jsonl")
     assert {(r["task"], r["metric"]): r["value"] for r in read_records([tmp_path / "again.jsonl"])} == values
-    assert main(["evaluate", *map(str, argv[:4]), "--task", named[-2], "--quiet"]) == 2
-    assert "toxigen needs a judge of toxicity: give --toxicity" in capsys.readouterr().err
+    run(*argv[:4], "-o", tmp_path / "t.jsonl", "--task", named[-2])
+    by = {
+        r["toxicity_by"]
+        for name in ("t", "r")
+        for r in read_records([tmp_path / f"{name}.jsonl"])
+        if "tox" in r["task"]
+    }
+    assert by == {"toxic_words.txt", str(tmp_path / "words.txt")}
 
 
 def test_tasks_of_one_s_own_are_stored_and_measured_again(models, tmp_path):
@@ -183,3 +266,6 @@ def test_tasks_of_one_s_own_are_stored_and_measured_again(models, tmp_path):
         files={name: tmp_path / f"{name}.jsonl" for name in ("quiz", "text")})  # fmt: skip
     run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "again.jsonl")
     assert rows(tmp_path / "again.jsonl") == rows(tmp_path / "r.jsonl") and len(rows(tmp_path / "r.jsonl")) == 2
+    run("--rescore", tmp_path / "s.jsonl", "--against", tmp_path / "s.jsonl", "-o", tmp_path / "d.jsonl")
+    paired = [row for row in rows(tmp_path / "d.jsonl") if "/difference" in row["metric"]]
+    assert [(row["task"], row["metric"], row["value"]) for row in paired] == [("quiz", "correct/difference", 0.0)]

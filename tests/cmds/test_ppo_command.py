@@ -140,6 +140,13 @@ def test_no_safety_model_no_gate_and_it_says_so(tmp_path, model_dir, rm_dir, pro
         captured = capsys.readouterr()
         assert captured.out == f"{tmp_path / str(i)}\n"
         assert ("the safety gate is off" in captured.err) == (not more)
+        assert "is trained on too" not in captured.err
+
+
+def test_it_says_when_held_out_prompts_are_learned(tmp_path, model_dir, rm_dir, prompts, capsys):
+    both = ("--iterations", 1, "--eval-prompts", prompts)
+    assert main(arguments(tmp_path / "out", model_dir, rm_dir, prompts, *both)) == 0
+    assert f"{prompts} is trained on too" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +159,10 @@ def stranger(tmp_path_factory) -> Path:
 
 
 def test_torchrun_is_refused_in_words(tmp_path, model_dir, rm_dir, prompts, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(arguments(tmp_path / "out", model_dir, rm_dir, prompts)) == 2
-    assert "PPO runs as one process; start it without torchrun" in capsys.readouterr().err
+    assert "ppo runs in one process, and torchrun started 2" in capsys.readouterr().err
 
 
 def test_the_selftest_needs_nothing_and_its_verdict_is_the_exit_status(capsys, monkeypatch):
@@ -186,6 +194,7 @@ def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys)
         (refused("--whiten", "all"), 2, "batch, running, frozen, off"),
         (refused("--stop-patience", 2), 2, "--eval-prompts"),
         (refused("--offload"), 2, "on a CPU there is none to free"),
+        (refused("--max-new-tokens", 4096), 2, "--max-new-tokens 4096: the models see"),
         (refused(rm=tmp_path / "none"), 1, "no such file"),
         (refused(data=tmp_path / "none.jsonl"), 1, "no such file"),
         (refused(rm=model_dir), 65, "found a language model; expected a reward model"),

@@ -83,6 +83,16 @@ def test_bad_dialogs_are_skipped_into_the_ledger(base, tmp_path, capsys):
     assert "no dialog to learn from" in capsys.readouterr().err
 
 
+def test_the_manifest_counts_who_wrote_the_dialogs(base, tmp_path):
+    for name, model in (("own", None), ("best", "runs/v1"), ("ghost", "runs/v2"), ("more", "runs/v1")):
+        write_records(tmp_path / f"{name}.jsonl", [one | ({"model": model} if model else {}) for one in dialogs(2)])
+    data = [word for name in ("own", "best", "ghost", "more") for word in ("--data", str(tmp_path / f"{name}.jsonl"))]
+    assert main(["sft", "--model", base, *data, *TRAIN, "--out", str(tmp_path / "out")]) == 0
+    assert manifest(tmp_path / "out")["settings"]["written_by"] == {"runs/v1": 4, "runs/v2": 2}
+    assert main(["sft", "--model", base, *data[:2], *TRAIN, "--out", str(tmp_path / "plain")]) == 0
+    assert "written_by" not in manifest(tmp_path / "plain")["settings"]
+
+
 def test_from_base_goes_back_to_where_all_began(base, tmp_path, tokenizer, capsys):
     write_records(tmp_path / "d.jsonl", dialogs(4))
     argv = ["sft", "--data", str(tmp_path / "d.jsonl"), *TRAIN]

@@ -138,6 +138,39 @@ def test_mmlu_as_published_and_its_subjects(tmp_path):
         asked("mmlu", tmp_path / "data", shots=9)
 
 
+def test_agieval_with_its_published_examples(tmp_path):
+    """data/v1/EXAM.jsonl and data/few_shot_prompts.csv: a question in every second row, reasons below it."""
+    (tmp_path / "v1").mkdir()
+    question = {"passage": "P. ", "question": "new?", "options": ["(A)x", "(B)y"], "label": "B", "answer": None}
+    for exam in ("sat-en", "sat-en-without-passage"):
+        put(tmp_path / "v1" / f"{exam}.jsonl", [question | ({"passage": None} if "without" in exam else {})])
+    put(tmp_path / "v1" / "gaokao-english.jsonl", [question])
+    with open(tmp_path / "few_shot_prompts.csv", "w", newline="") as f:
+        table = csv.DictWriter(f, ["sat-en", "lsat-ar"])
+        table.writeheader()
+        for i in range(4):
+            shown = {"passage": "Old.\n", "question": f"old {i}?", "options": ["(A)1", "(B)2"], "label": "AB"[i % 2]}
+            table.writerow({"sat-en": repr(shown), "lsat-ar": repr(shown) if i < 3 else ""})
+            table.writerow({"sat-en": "Because.\n\nSo", "lsat-ar": "So"})
+    suite = asked("agieval", tmp_path, shots=None)
+    assert [q.groups for q in suite.questions] == [("sat-en-without-passage",), ("sat-en",)]
+    without, with_passage = (suite.prompt(question) for question in suite.questions)
+    assert with_passage.startswith(
+        "Old.\nQ: old 0? Answer Choices: (A)1 (B)2\nA: Among A through B, the answer is A\n\nOld.\nQ: old 1?"
+    )
+    assert with_passage.count("old ") == 3 and "Because" not in with_passage
+    assert with_passage.endswith("P. Q: new? Answer Choices: (A)x (B)y\nA: Among A through B, the answer is")
+    assert without == with_passage.replace("Old.\n", "").replace("P. ", "")
+    put(tmp_path / "v1" / "lsat-ar.jsonl", [question])
+    assert len(asked("agieval", tmp_path, shots=3).questions) == 3
+    with pytest.raises(L2Error, match="3 examples of lsat-ar, and 4 shots"):
+        asked("agieval", tmp_path, shots=4)
+    (tmp_path / "v1_1").mkdir()
+    put(tmp_path / "v1_1" / "lsat-ar.jsonl", [question])
+    with pytest.raises(L2Error, match="lsat-ar is there twice"):
+        asked("agieval", tmp_path)
+
+
 def test_labels_and_examples_in_files_beside(tmp_path):
     rows = [{"goal": f"g{i}", "sol1": "a", "sol2": "b"} for i in range(2)]
     put(tmp_path / "valid.jsonl", rows)
@@ -229,6 +262,13 @@ BROKEN = {
     "siqa": ({"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "c", "label": "0"},
              "from 1 to 3"),
     "squad": ({"title": "t", "context": "c", "question": "q"}, "expected a field 'answers'"),
+    "piqa": ({"goal": "g", "sol1": " ", "sol2": "b", "label": 0}, "expected a text for each"),
+    "openbookqa": ({"question_stem": "q", "choices": {"text": ["a"], "label": ["A", "B"]}, "answerKey": "B"},
+                   "1 texts, 2 labels; expected as many"),
+    "commonsense_qa": ({"question": "q", "choices": {"text": [*"abcdef"], "label": [*"ABCDEF"]}, "answerKey": "F"},
+                       "6 choices; expected 5 at most"),
+    "truthfulqa_mc1": ({"question": "q", "mc1_targets": {"choices": ["a", "b"], "labels": [1]}},
+                       "2 choices, 1 labels; expected as many"),
 }  # fmt: skip
 
 

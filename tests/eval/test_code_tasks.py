@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import orjson
 import pytest
@@ -54,32 +52,6 @@ def test_programs_are_run_and_judged(model, humaneval, tmp_path, tokenizer, caps
     (found,) = measure_contamination(samples, [Shard(path) for path in paths], tokenizer)
     assert found.metric == "pass@1"
     assert found.tables is not None and found.tables[10]["dirty"].n + found.tables[10]["not dirty"].n == 3
-
-
-def test_the_evaluation_needs_no_network(model, humaneval, tmp_path, tokenizer):
-    """In a network namespace with nothing in it, not even a loopback."""
-    quiz = tmp_path / "quiz.jsonl"
-    write_records(quiz, [{"question": "What is it?", "choices": ["tea", "bread"], "answer": 0, "id": "q"}])
-    shard = write_shards([Record({"text": "def f():\n    return 1"})], tokenizer, tmp_path)[0]
-    samples = tmp_path / "samples.jsonl"
-    app = f"{sys.executable} -m cmds.app"
-    script = (
-        f"! {sys.executable} -c 'import socket; socket.create_connection((\"127.0.0.1\", 9), 1)' 2> {tmp_path}/tried\n"
-        f"{app} evaluate --model {model} --task humaneval={humaneval} quiz={quiz} --temperature 0 "
-        f"--max-new-tokens 8 --samples {samples} -o {tmp_path}/results.jsonl\n"
-        f"{app} contam {samples} --shards {shard} -o {tmp_path}/contam.jsonl\n"
-    )
-    try:
-        executor()
-        subprocess.run(["unshare", "-rn", "true"], check=True, capture_output=True)
-    except (L2Error, OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no namespaces here: {error}")
-    done = subprocess.run(["unshare", "-rn", "bash", "-ec", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Network is unreachable" in (tmp_path / "tried").read_text()
-    metrics = {row["metric"] for row in read_records([tmp_path / "results.jsonl"])}
-    assert metrics == {"pass@1", "accuracy"}
-    assert (tmp_path / "contam.jsonl").exists()
 
 
 def test_without_a_sandbox_it_says_so_before_the_model_is_read(humaneval, tmp_path, monkeypatch, capsys):

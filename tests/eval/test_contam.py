@@ -120,6 +120,40 @@ def test_the_command_tells_the_seen_from_the_unseen(corpus, capsys):
     assert len(list((corpus / "index").iterdir())) == len(list(corpus.glob("*.bin")))
 
 
+def test_questions_that_nobody_has_answered(corpus, capsys):
+    """A benchmark's own file and tasks of one's own: what stands in the shards, by hand, and no Z."""
+    seen = orjson.loads((corpus / "samples.jsonl").read_bytes().splitlines()[0])["prompt"]
+    boolq = [{"passage": seen, "question": "is it", "answer": True},
+             {"passage": "how who mat " * 9, "question": "is it", "answer": False}]  # fmt: skip
+    own = {
+        "boolq": boolq,
+        "quiz": [{"question": seen, "choices": ["tea", "mat"], "answer": 1}],
+        "write": [{"prompt": "Go on:", "target": seen}],
+        "text": [{"text": seen}],
+        "sums": [{"problem": seen, "number": 2}],
+        "obey": [{"messages": [{"role": "user", "content": seen}], "constraint": {"kind": "x"}}],
+        "pairs": [{"prompt": "Go on:", "chosen": seen, "rejected": "no"}],
+    }
+    named = []
+    for name, records in own.items():
+        (corpus / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in records))
+        named.append(f"{name}={corpus / name}.jsonl")
+    out, table = corpus / "asked.jsonl", corpus / "asked-table.jsonl"
+    argv = ["--shards", str(corpus / "*.bin"), "--samples", str(out), "-o", str(table)]
+    assert main(["contam", "--task", *named, *argv]) == 0
+    items = [orjson.loads(line) for line in out.read_bytes().splitlines()]
+    assert [(item["task"], item["contaminated"]["10"] > 0.5) for item in items] == [
+        ("boolq", True), ("boolq", False), *[(name, True) for name in own if name != "boolq"],
+    ]  # fmt: skip
+    rows = [orjson.loads(line) for line in table.read_bytes().splitlines()]
+    found = {r["metric"]: r["value"] for r in rows if r["task"] == "boolq" and r["length"] == 10}
+    assert found["samples/clean"] == found["samples/not clean"] == 0.5
+    assert {r["z"] for r in rows if "z" in r} == {None}
+    assert "without results: what is contaminated" in capsys.readouterr().err
+    assert main(["contam", str(corpus / "samples.jsonl"), "--task", named[0], *argv, "--quiet"]) == 0
+    assert len(out.read_bytes().splitlines()) == 10
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -127,6 +161,8 @@ def test_the_command_tells_the_seen_from_the_unseen(corpus, capsys):
         ({"prompt": [1], "correct": True}, "messages with their contents"),
         ({"prompt": "x"}, "a field 'correct'"),
         ({"prompt": "x", "correct": "yes"}, "'correct' of type str"),
+        ({"prompt": "x", "correct": 1, "targets": 3}, "'targets' of type int"),
+        ({"prompt": "x", "correct": 1, "scores": 3}, "'scores' of type int"),
     ],
 )
 def test_bad_samples_are_named(corpus, capsys, line, message):

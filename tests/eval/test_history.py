@@ -31,12 +31,30 @@ def row(model: str, value: float | None, stderr: float | None = 0.01, **more: ob
         ([row("a", 0.7, None), row("b", 0.69, None)], 0.0, True),  # no standard error: no noise is known
         ([row("a", None), row("b", 0.5)], 0.0, False),
         ([row("a", 1.1, metric="bits_per_byte"), row("b", 1.3, metric="bits_per_byte")], 0.0, True),
+        ([row("a", 1.8, metric="gamma"), row("b", 0.45, metric="gamma")], 0.0, False),  # the paper's, a gain
+        ([row("a", 0.2, metric="brier"), row("b", 0.1, metric="brier")], 0.0, False),
+        ([row("a", 0.3, metric="loss"), row("b", 0.4, metric="loss")], 0.0, True),  # pairs lost
         ([row("a", 1.3, metric="bits_per_byte"), row("b", 1.1, metric="bits_per_byte")], 0.0, False),
     ],
 )
 def test_what_a_drop_is(rows, max_drop, dropped):
     assert bool(drops(rows, max_drop)) == dropped
     assert bool(drops([rows[-1]], max_drop, rows)) == dropped
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "dropped"),
+    [
+        ({"metric": "words", "value": 12}, {"metric": "words", "value": 5}, False),
+        ({"metric": "low_tail/safe", "value": 0.0}, {"metric": "low_tail/safe", "value": 0.4}, True),
+        ({"metric": "contaminated", "value": 0.1}, {"metric": "contaminated", "value": 0.9}, True),
+        ({"metric": "accuracy/difference", "value": 0.3}, {"metric": "accuracy/difference", "value": -0.3}, False),
+        ({"value": 0.9, "temperature": 0.1}, {"value": 0.2, "temperature": 0.8}, False),
+        ({"value": 0.9, "toxicity_by": "a"}, {"value": 0.2, "toxicity_by": "b"}, False),
+    ],
+)
+def test_what_is_compared_and_which_way(before, after, dropped):
+    assert bool(drops([row("a", **before), row("b", **after)])) == dropped
 
 
 def test_two_equal_models_seldom_differ():

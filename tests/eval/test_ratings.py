@@ -135,6 +135,12 @@ def test_reward_models_against_people():
     assert found.metrics["rank_correlation_helpful"].value == pytest.approx(
         stats.spearmanr([2, 5, 5, 7], list(scores.values())).statistic
     )
+    samples[0]["rewards"] = {"helpful": -1000.0}
+    (found,) = measure_ratings(rated("quality", p=[1], q=[2]), samples)
+    assert found.metrics["helpful/quality=1"].value == 0.0
+    samples[0]["rewards"] = {"helpful": True}
+    with pytest.raises(BadInput, match="a score by each of helpful"):
+        measure_ratings(rated("quality", p=[1]), samples)
     with pytest.raises(BadInput, match="'rewards'"):
         measure_ratings(rated("quality", p=[1]), answers("a", ("p", "who", "x")))
     with pytest.raises(BadInput, match="r:1: found a rating of 'x'"):
@@ -174,7 +180,7 @@ def test_intervals_of_the_rank_correlation_cover():
         ({"id": 1, "rater": "x", "safety": 1, "batch": []}, "'batch' of type list"),
         (session("x", 0, 1), "hours 0"),
         (session("x", 1, -1), "violating -1"),
-        (session("x", 1, 2, mitigated=3), "mitigated 3; expected a count from 0 to 2, the violating"),
+        (session("x", 1, 2, mitigated=3), "mitigated 3; expected at most 2, the violating"),
         ({"person": "x", "violating": 1}, "'hours'"),
         ({"hours": 1, "violating": 1}, "'person'"),
     ],
@@ -193,6 +199,9 @@ def test_bad_among_good():
     ):
         with pytest.raises(BadInput, match=words):
             measure_ratings(records(good, bad))
+    for bad, words in ({"person": "y", "hours": 1}, "r:2: .*'violating'"), (session("y", 1, 2, mitigated=-1), "-1"):
+        with pytest.raises(BadInput, match=words):
+            measure_ratings(records(session("x", 1, 1), bad))
     pairs = match(answers("a", ("p", "w", "x")), answers("b", ("p", "w", "x")))
     for rows, a, b in ((records(good), [], None), (records(good), [], pairs), (records(session("x", 1, 1)), [], None)):
         with pytest.raises(UsageError, match="leave out"):

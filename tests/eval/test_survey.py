@@ -85,6 +85,13 @@ def test_a_reward_far_out_is_no_overflow():
 
 
 def test_what_is_no_sample_is_named():
+    for fields, message in (
+        ({"rewards": 3}, "a number by each"),
+        ({"rewards": {"a": "b"}}, "a number by each"),
+        ({"id": [1]}, "a text or a number"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            list(survey([Record({"response": "x", **fields})]))
     with pytest.raises(BadInput, match="a prompt with its response"):
         list(survey([Record({"prompt": "x"}, "a.jsonl:1")]))
 
@@ -105,4 +112,5 @@ def test_the_command(tmp_path, capsysbinary):
     assert alike["factual"] == pytest.approx(1.0)
     assert alike["creative"] < 0.1
     assert {row["temperature"] for row in rows} == {0.7}
+    assert {row.get("toxicity_by") for row in rows if row["metric"] == "toxic"} == {"toxic_words.txt"}
     assert b"model m, category factual, temperature 0.7, 3 samples" in err

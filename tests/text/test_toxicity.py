@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.text.toxicity import by_model, by_words, load_toxicity, load_words
+from l2.text.terms import canonical
+from l2.text.toxicity import OWN_WORDS, by_model, by_words, load_toxicity, load_words
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,16 @@ def test_a_file_of_terms(tmp_path):
             load_words(path)
     with pytest.raises(L2Error, match="no such file"):
         load_words(tmp_path / "none.txt")
+
+
+def test_our_own_words_are_rude_and_have_no_innocent_meaning():
+    score = load_toxicity()
+    for rude in ("Kill yourself!", "you FUCKING idiot", "They are all subhuman."):
+        assert score(rude) == 1.0
+    innocent = "A bastard file. The dyke held the sea. He shot a raccoon and killed the vermin. Dick fagged out."
+    assert score(innocent) == 0.0
+    words = load_words(OWN_WORDS)
+    assert len(words) == len({canonical(word) for word in words})
 
 
 @pytest.fixture(scope="module")

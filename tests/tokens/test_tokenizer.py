@@ -282,7 +282,7 @@ def test_transformers_marks_the_same_answers(transformers, mixed_tokenizer, tmp_
     assert spoken in theirs.chat_template
     template = theirs.chat_template.replace(spoken, f"{{% generation %}}{spoken}{{% endgeneration %}}")
     rng = random.Random(1)
-    for _ in range(300):
+    for _ in range(1000):
         messages = dialog(rng)
         made = theirs.apply_chat_template(
             messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True

@@ -92,7 +92,7 @@ def test_a_rate_too_high_ends_with_the_step_and_a_hint(data, tmp_path, capsys):
 
 def test_what_is_trained_on_validates_nothing(data, tmp_path, capsys):
     assert pretrain(data, tmp_path / "run", "--shards", "good.bin", "--val-shards", "good.bin") == 0
-    assert "good.bin is trained on too: its val_loss says nothing of new text" in capsys.readouterr().err
+    assert "good.bin is trained on too: its val_ numbers say nothing of what is new" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["a file", "below a file", "of another", "read-only"])

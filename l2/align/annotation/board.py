@@ -191,7 +191,7 @@ class Board:
         item = self._held(who, item_id)
         if item.answers is None:
             raise Stale("the answers are not there yet")
-        if position not in (0, 1) or rating not in RATINGS:
+        if type(position) is not int or position not in (0, 1) or rating not in RATINGS:
             raise BadInput("choice", f"{position!r}, {rating!r}", f"0 or 1, and one of {', '.join(RATINGS)}")
         if (safety not in SAFE) if self.safety else (safety is not None):
             raise BadInput("choice", f"safety {safety!r}", f"one of {', '.join(SAFE)}" if self.safety else "no label")

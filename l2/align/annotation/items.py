@@ -73,10 +73,15 @@ def from_samples(records: Iterable[Record]) -> tuple[list[Item], int]:
 
 
 def from_checks(records: Iterable[Record]) -> list[Item]:
-    """Attention checks: preference records whose chosen answer is better beyond doubt."""
+    """Attention checks: preference records whose chosen answer is better beyond doubt.
+
+    Raises BadInput for what is none, and for two equal answers.
+    """
     items = list[Item]()
     for record in records:
         texts = [str(conversation(record, name)[-1]["content"]).strip() for name in ("chosen", "rejected")]
+        if texts[0] == texts[1]:
+            raise BadInput(record.where, "chosen equal to rejected", "a check whose answer is beyond doubt")
         answers = Answer(texts[0]), Answer(texts[1])
         items.append(Item(f"check:{record.identity}", _prompt(record), answers, check=True))
     return items

@@ -25,7 +25,7 @@ def _rows(items: Sequence[Item]) -> Iterator[dict[str, Any]]:
 
 
 def _number(record: Record, value: Any, name: str) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"a number in {name}, from --judge")
     return float(value)
 
@@ -79,7 +79,7 @@ def rating_of(difference: float, limits: Sequence[float]) -> str:
 
 
 def simulate(desk: Desk, command: str, scale: float, seed: int) -> int:
-    """Have `overlap` annotators, each with noise of its own, judge everything.
+    """Have `overlap` annotators, each with noise of its own, judge everything; a tie is decided by chance.
 
     Returns how many judgements are left out, as in the paper (§3.2.1): of an answer that alone is unsafe and preferred.
     """
@@ -93,7 +93,9 @@ def simulate(desk: Desk, command: str, scale: float, seed: int) -> int:
         while (item := board.current(who, desk.clock())) is not None:
             scores = scored[item.id]
             difference = scores[0][0] - scores[1][0] + noise(scale, seed, who, item.id)
-            event = _judged(board, who, item, difference, limits, scores, desk.clock())
+            # Always the first of equals would favour its model.
+            better = int((difference or noise(1.0, seed, who, item.id, "tie")) < 0)
+            event = _judged(board, who, item, better, rating_of(difference, limits), scores, desk.clock())
             left_out += event["event"] == "skip"
             desk.do(event, sync=False)
     desk.journal.sync()
@@ -104,13 +106,12 @@ def _judged(
     board: Board,
     who: str,
     item: Item,
-    difference: float,
-    limits: Sequence[float],
+    better: int,
+    rating: str,
     scores: Sequence[tuple[float, float | None]],
     now: float,
 ) -> Event:
     """The event of one simulated judgement."""
-    better = 0 if difference >= 0 else 1
     label = None
     if board.safety:
         chosen, rejected = (float((scores[side][1] or 0.0) > 0) for side in (better, 1 - better))
@@ -118,4 +119,4 @@ def _judged(
             return board.skip(who, item.id, now)
         label = next(name for name, safe in SAFE.items() if safe == (chosen, rejected))
     position = board.order(who, item).index(better)
-    return board.choose(who, item.id, position, rating_of(difference, limits), label, now)
+    return board.choose(who, item.id, position, rating, label, now)

@@ -142,6 +142,8 @@ class _Api:
             body, action = await _body(request), request.path_params["action"]
             if action not in ACTIONS:
                 raise BadInput("request", f"{action!r:.60}", f"one of {', '.join(ACTIONS)}")
+            if action == "ask" and self.ahead is None:
+                raise Stale("no model is at hand to answer")
             with self.desk.lock:
                 self.desk.do(_act(self.desk.board, action, body, self.desk.clock()))
                 return self._shown(body["who"])

@@ -29,13 +29,15 @@ def _choose(subject: Subject, suite: Suite, on_progress: OnProgress) -> list[Ite
         for question in suite.questions
         for context, option in zip(question.contexts_of_options(), question.options, strict=True)
     ]
+    wheres = [question.record.where for question in suite.questions for _ in question.options]
     rows = encode_continuations(subject.tokenizer, [*pairs, *_priors(suite)])
     limit = subject.model.config.max_seq_len
     subject.show(rows[0][0] + rows[0][1])
     contexts, continuations, cuts = [], [], []
-    for context, continuation in rows:
+    for number, (context, continuation) in enumerate(rows):
         if len(continuation) > limit:
-            raise BadInput(suite.name, f"an option of {len(continuation)} tokens", f"at most {limit}")
+            where = wheres[number % len(wheres)]  # priors stand behind, in the same order
+            raise BadInput(where, f"an option of {len(continuation)} tokens", f"at most {limit}")
         cuts.append(max(0, len(context) + len(continuation) - 1 - limit))  # what the last token predicts isn't asked
         contexts.append(context[cuts[-1] :])
         continuations.append(continuation)

@@ -58,6 +58,8 @@ def stem_and_choices(record: Record, field: str = "question") -> tuple[str, list
     else:
         stem, inside = record.need(field), nested(record, "choices")
         choices, labels = texts(inside, "text"), texts(inside, "label")
+        if len(choices) != len(labels):
+            raise BadInput(inside.where, f"{len(choices)} texts, {len(labels)} labels", "as many")
     return stem, choices, place_of(record, "answerKey", record.need("answerKey"), labels)
 
 
@@ -73,11 +75,20 @@ def openbookqa(record: Record) -> Question:
     return Question(record, stem, tuple(choices), (right,))
 
 
+def up_to_five_choices(record: Record) -> tuple[str, list[str], int]:
+    """The same of CommonsenseQA, which has five and calls them A to E."""
+    stem, choices, right = stem_and_choices(record)
+    if len(choices) > 5:
+        raise BadInput(record.where, f"{len(choices)} choices", "5 at most")
+    return stem, choices, right
+
+
 def csqa_letters(record: Record) -> Question:
     """lm-evaluation-harness: the letter of five listed choices."""
-    stem, choices, right = stem_and_choices(record)
-    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", choices, strict=True))
-    return Question(record, f"Question: {stem.strip()}\n{listed}\nAnswer:", tuple("ABCDE"), (right,))
+    stem, choices, right = up_to_five_choices(record)
+    letters = tuple("ABCDE"[: len(choices)])
+    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
+    return Question(record, f"Question: {stem.strip()}\n{listed}\nAnswer:", letters, (right,))
 
 
 def csqa_context(stem: str, choices: Sequence[str]) -> str:
@@ -88,7 +99,7 @@ def csqa_context(stem: str, choices: Sequence[str]) -> str:
 
 def csqa(record: Record) -> Question:
     """Reasons, and then a letter."""
-    stem, choices, right = stem_and_choices(record)
+    stem, choices, right = up_to_five_choices(record)
     return Question(record, csqa_context(stem, choices), targets=("abcde"[right],))
 
 

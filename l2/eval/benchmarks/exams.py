@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from l2.eval.benchmarks.question import Item, Question, Scores, Shots, Source, nested, number_of, place_of, texts
+from l2.eval.benchmarks.files import records_in
+from l2.eval.benchmarks.question import Ask, Item, Question, Scores, Shots, Source, nested, number_of, place_of, texts
+from l2.eval.benchmarks.shots import first_of
 from l2.files.errors import BadInput, L2Error
 from l2.files.jsonl import Record
 
@@ -27,6 +30,7 @@ MMLU_AREAS = {subject: area for area, subjects in MMLU_SUBJECTS.items() for subj
 MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
 MMLU_HEAD = "The following are multiple choice questions (with answers) about {group}.\n\n"
 
+_OF_DEV = first_of("dev", of_group=True)
 AGIEVAL = ("aqua-rat", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-en-without-passage", "sat-math")
 
 
@@ -57,6 +61,23 @@ def agieval(record: Record) -> Question:
     return Question(record, context, letters, (right,), groups=(record["exam"],), cluster=passage)
 
 
+def agieval_examples(source: Source, ask: Ask, group: str) -> Shots:
+    """Those of few_shot_prompts.csv, as published: a column an exam, a question as a Python literal every second row,
+    reasons (left out) below it; or the first of a dev file, where that one isn't there.
+    """
+    file = file_near(source, "few_shot_prompts.csv")
+    if file is None:
+        return _OF_DEV(source, ask, group)
+    bare = group.endswith("-without-passage")
+    examples = []
+    for row in islice(records_in(file), None, None, 2):
+        if cell := row.need(group.removesuffix("-without-passage")).strip():
+            shown = nested(Record({"cell": cell}, f"{row.where}: {group}"), "cell")
+            fields = {**shown, "exam": group, "passage": None if bare else shown.get("passage")}
+            examples.append(ask(Record(fields, row.where)).as_example())
+    return Shots("", tuple(examples))
+
+
 def agieval_ready(record: Record) -> Question:
     """lm-evaluation-harness: the prompt is a field of its export, and several options may be right."""
     options, gold = texts(record, "choices"), record.need("gold", (list, int))
@@ -64,6 +85,13 @@ def agieval_ready(record: Record) -> Question:
     if not right or not all(isinstance(i, int) and 0 <= i < len(options) for i in right):
         raise BadInput(record.where, f"gold {gold!r:.40}", f"numbers from 0 to {len(options) - 1}")
     return Question(record, record.need("query"), tuple(options), right, groups=(record["exam"],))
+
+
+def file_near(source: Source, name: str) -> Path | None:
+    """The file of that name beside the questions or up to two directories above; None where there is none."""
+    root = Path(source.path)
+    places = [folder / name for folder in (root, root.parent, root.parent.parent)]
+    return next((place for place in places if place.is_file()), None)
 
 
 def examples_of(record: Record) -> Iterator[Record]:
@@ -83,9 +111,7 @@ def bbh(record: Record) -> Question:
 
 def bbh_examples(source: Source, ask: object, group: str) -> Shots:
     """Headline and examples of cot-prompts/TASK.txt beside the questions, with the final answers alone."""
-    root = Path(source.path)
-    places = [folder / "cot-prompts" / f"{group}.txt" for folder in (root, root.parent, root.parent.parent)]
-    file = next((place for place in places if place.is_file()), None)
+    file = file_near(source, f"cot-prompts/{group}.txt")
     if file is None:
         raise L2Error(f"{source.path}: no cot-prompts/{group}.txt beside it to take examples from; --shots 0")
     _, _, body = file.read_text().rpartition("-----\n")

@@ -130,15 +130,18 @@ def reader(
 
     expand: the questions of a record, where it holds several. columns: of CSV files without a header. named: a field
     that gets the name of its file, less what the expression `less` matches. only: the names that are read of a
-    directory.
+    directory, each once: two versions of a benchmark side by side are no one benchmark.
     """
 
     def read(path: str, splits: Sequence[str]) -> Iterator[Record]:
-        count = 0
+        count, seen = 0, dict[str, Path]()
         for file in files_of(path, splits):
             name = re.sub(less, "", stem_of(file)) if less else stem_of(file)
-            if only and Path(path).is_dir() and name not in only:
-                continue
+            if only and Path(path).is_dir():
+                if name not in only:
+                    continue
+                if seen.setdefault(name, file) != file:
+                    raise L2Error(f"{path}: {name} is there twice, as {seen[name]} and {file}; name a directory of one")
             for record in records_in(file, columns):
                 for question in expand(record):
                     count += 1

@@ -33,8 +33,10 @@ def answers_of(record: Record, targets: str) -> dict[str, bool]:
         return true | dict.fromkeys(listed(record.need("Incorrect Answers")), False)
     inside = nested(record, targets)
     if "choices" in inside:
-        labels = inside.need("labels", list)
-        return {answer: bool(label) for answer, label in zip(texts(inside, "choices"), labels, strict=True)}
+        choices, labels = texts(inside, "choices"), inside.need("labels", list)
+        if len(choices) != len(labels):
+            raise BadInput(inside.where, f"{len(choices)} choices, {len(labels)} labels", "as many")
+        return {answer: bool(label) for answer, label in zip(choices, labels, strict=True)}
     return {answer: bool(label) for answer, label in inside.items()}
 
 
@@ -66,9 +68,21 @@ def truthfulqa(record: Record) -> Question:
 
 
 def written(responses: Sequence[str], item: Item) -> Scores:
-    """Share of answers that say anything, and their length in words: what can be said without a judge."""
+    """Share of answers that say anything, and their length in words; and what a judge says, where one has been.
+
+    A judge reads stored items and adds `truthful` and `informative`, a list of true and false each, one for each
+    response. The paper's figure is `truthful_informative`, the share of answers that are both (Table 11).
+    """
     lengths = [len(text.split()) for text in responses]
-    return {"answered": sum(map(bool, lengths)) / len(lengths), "words": sum(lengths) / len(lengths)}
+    scores = {"answered": sum(map(bool, lengths)) / len(lengths), "words": sum(lengths) / len(lengths)}
+    if "truthful" not in item:
+        return scores
+    true, informed = item["truthful"], item["informative"]
+    if not len(true) == len(informed) == len(lengths) or not all(isinstance(v, bool) for v in [*true, *informed]):
+        raise ValueError(f"{len(lengths)} responses, truthful {true!r:.40}, informative {informed!r:.40}")
+    both = [a and b for a, b in zip(true, informed, strict=True)]
+    judged = {"truthful": true, "informative": informed, "truthful_informative": both}
+    return scores | {name: sum(verdicts) / len(verdicts) for name, verdicts in judged.items()}
 
 
 def toxigen(record: Record) -> Question:

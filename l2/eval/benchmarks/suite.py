@@ -11,7 +11,7 @@ import xxhash
 from l2.eval.benchmarks.question import Item, Question, Rule, Shots, Source
 from l2.eval.benchmarks.table import BENCHMARKS, GROUPS
 from l2.eval.metrics import Estimate, clustered, mean_of_estimates
-from l2.files.errors import L2Error, UsageError
+from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.manifest import sha256_records
 
 PROTOCOLS = ("llama", "harness")
@@ -72,10 +72,17 @@ def read_suite(name: str, path: str, asking: Asking) -> Suite:
     if samples > 1 and not rule.temperature:
         raise UsageError(f"{name}: {samples} greedy answers to a question are all the same; give --temperature")
     shots = rule.shots if asking.shots is None else asking.shots
-    questions = [rule.ask(record) for record in benchmark.read(path, benchmark.splits)]
+    questions = [_sound(rule.ask(record)) for record in benchmark.read(path, benchmark.splits)]
     source = Source(path, benchmark.read)
     before = {group: _before(rule, source, group, shots) for group in dict.fromkeys(map(_group, questions))}
     return Suite(name, asking.protocol, rule, questions, before, shots, samples, benchmark.macro)
+
+
+def _sound(question: Question) -> Question:
+    """The question. Raises BadInput where an option says nothing: it has no length to be divided by, and no tokens."""
+    if not all(option.strip() for option in question.options):
+        raise BadInput(question.record.where, f"options {list(question.options)!r:.80}", "a text for each")
+    return question
 
 
 def _before(rule: Rule, source: Source, group: str, shots: int) -> str:

@@ -62,8 +62,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "agieval": Benchmark(
         reader(named="exam", only=exams.AGIEVAL, less=r"\.(test|dev)$"), TEST,
-        *both(Rule(exams.agieval, PLAIN, shots=3, examples=OF_DEV), ask=exams.agieval_ready, choose=BOTH,
-                 shots=0), macro=True,
+        *both(Rule(exams.agieval, PLAIN, shots=3, examples=exams.agieval_examples), ask=exams.agieval_ready,
+                 choose=BOTH, shots=0), macro=True,
     ),
     "gsm8k": Benchmark(
         JSONL, TEST,
