@@ -103,20 +103,19 @@ def _disagreement(line: Line, first: Mapping[str, float]) -> dict[str, str]:
 
 def judge_end(line: Line, state: State, settings: Settings) -> None:
     """Note in `state` whether to stop early: the KL budget is spent, or held-out reward no longer grows."""
+    if "val_reward" in line:
+        if state.best is None or line["val_reward"] > state.best:
+            state.best, state.best_step, state.misses = line["val_reward"], state.step, 0
+        else:
+            state.misses += 1
+    told = settings.stop_patience and state.best is not None
+    kept = f"best {state.best:.4g}, of iteration {state.best_step}, whose policy is kept" if told else ""
+    if settings.stop_patience and state.misses >= settings.stop_patience:
+        state.stopped = f"held-out reward has not grown over {state.misses} evaluations ({kept})"
     if settings.max_kl and line["kl"] > settings.max_kl:
         state.stopped = (
             f"the KL to the reference reached {line['kl']:.3g} nats an answer (--max-kl {settings.max_kl:g})"
-        )
-    if "val_reward" not in line:
-        return
-    if state.best is None or line["val_reward"] > state.best:
-        state.best, state.best_step, state.misses = line["val_reward"], state.step, 0
-    else:
-        state.misses += 1
-    if settings.stop_patience and state.misses >= settings.stop_patience:
-        state.stopped = (
-            f"held-out reward has not grown over {state.misses} evaluations (best {state.best:.4g}, of iteration "
-            f"{state.best_step}, whose policy is kept)"
+            + (f"; held-out reward: {kept}" if kept else "")
         )
 
 

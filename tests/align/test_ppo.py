@@ -341,6 +341,10 @@ def test_early_stopping():
     state = State()
     judge_end({"kl": 5.1}, state, settings)
     assert "5.1 nats" in state.stopped
+    # run_ppo takes the best policy back for this reason too, and says so.
+    state = State(best=1.5, best_step=4)
+    judge_end({"kl": 5.1, "val_reward": 1.0}, state, settings)
+    assert "5.1 nats" in state.stopped and "best 1.5, of iteration 4, whose policy is kept" in state.stopped
 
 
 def test_a_run_stops_early_and_stays_stopped(tmp_path, tokenizer):

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as cmds/app.py sets it
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its warning ends with a number
 
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
