@@ -3,7 +3,7 @@
 #
 #   bash shell/quickstart.sh [--seed N] [--smoke] [--fresh] [--until STAGE]
 #
-# --smoke tells the same story on a twelfth of the data, in under 2 minutes. Run again, it goes on where it was.
+# --smoke tells the same story on a twelfth of the data, in 2 minutes. Run again, it goes on where it was.
 # --fresh starts from nothing; --until ends after a stage (4: the chat model). Everything is written to runs/quickstart/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
