@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
+
+from l2.eval.benchmarks.table import benchmark_named
 
 SIZES = ("7B", "13B", "34B", "70B")
 
@@ -27,7 +28,7 @@ class Benchmark(NamedTuple):
 
 COMMONSENSE, WORLD, READING = "Commonsense reasoning", "World knowledge", "Reading comprehension"
 
-# By the name of the task without case, spaces and signs. Natural Questions and TriviaQA are 5-shot in Table 3.
+# By our name of the benchmark. Natural Questions and TriviaQA are 5-shot in Table 3.
 BENCHMARKS = {
     "humaneval": Benchmark("HumanEval pass@1", "Code", 0, (12.8, 18.3, 22.6, 29.9)),
     "mbpp": Benchmark("MBPP pass@1", "Code", 3, (20.8, 30.6, 33.0, 45.0)),
@@ -35,11 +36,11 @@ BENCHMARKS = {
     "siqa": Benchmark("SIQA", COMMONSENSE, 0, (48.3, 50.3, 50.9, 50.7)),
     "hellaswag": Benchmark("HellaSwag", COMMONSENSE, 0, (77.2, 80.7, 83.3, 85.3)),
     "winogrande": Benchmark("WinoGrande", COMMONSENSE, 0, (69.2, 72.8, 76.7, 80.2)),
-    "arce": Benchmark("ARC easy", COMMONSENSE, 0, (75.2, 77.3, 79.4, 80.2)),
-    "arcc": Benchmark("ARC challenge", COMMONSENSE, 0, (45.9, 49.4, 54.5, 57.4)),
-    "obqa": Benchmark("OpenBookQA", COMMONSENSE, 0, (58.6, 57.0, 58.2, 60.2)),
-    "csqa": Benchmark("CommonsenseQA", COMMONSENSE, 7, (57.8, 67.3, 74.3, 78.5)),
-    "naturalquestions": Benchmark("Natural Questions", WORLD, 5, (25.7, 31.2, 32.8, 39.5)),
+    "arc_easy": Benchmark("ARC easy", COMMONSENSE, 0, (75.2, 77.3, 79.4, 80.2)),
+    "arc_challenge": Benchmark("ARC challenge", COMMONSENSE, 0, (45.9, 49.4, 54.5, 57.4)),
+    "openbookqa": Benchmark("OpenBookQA", COMMONSENSE, 0, (58.6, 57.0, 58.2, 60.2)),
+    "commonsense_qa": Benchmark("CommonsenseQA", COMMONSENSE, 7, (57.8, 67.3, 74.3, 78.5)),
+    "nq": Benchmark("Natural Questions", WORLD, 5, (25.7, 31.2, 32.8, 39.5)),
     "triviaqa": Benchmark("TriviaQA", WORLD, 5, (72.1, 79.6, 84.5, 87.6)),
     "squad": Benchmark("SQuAD", READING, 0, (67.2, 72.9, 77.4, 80.7)),
     "quac": Benchmark("QuAC", READING, 0, (39.4, 42.7, 42.9, 42.4)),
@@ -49,17 +50,6 @@ BENCHMARKS = {
     "mmlu": Benchmark("MMLU", "MMLU", 5, (45.3, 54.8, 62.6, 68.9)),
     "bbh": Benchmark("BBH", "BBH", 3, (32.6, 39.4, 44.1, 51.2)),
     "agieval": Benchmark("AGIEval (English)", "AGIEval", 4, (29.3, 39.1, 43.4, 54.2)),
-}
-OTHER_NAMES = {
-    "nq": "naturalquestions",
-    "naturalquestionsopen": "naturalquestions",
-    "nqopen": "naturalquestions",
-    "arceasy": "arce",
-    "arcchallenge": "arcc",
-    "openbookqa": "obqa",
-    "commonsenseqa": "csqa",
-    "socialiqa": "siqa",
-    "agievalenglish": "agieval",
 }
 
 # Table 3. Math of 7B and 13B is GSM8K alone there.
@@ -82,6 +72,5 @@ def headlines_of(key: str) -> tuple[str, ...]:
 
 def benchmark(task: str) -> tuple[str, Benchmark] | None:
     """The key and the numbers of the paper's benchmark that a task is named after, if any."""
-    key = re.sub(r"[^a-z0-9]", "", task.casefold())
-    key = OTHER_NAMES.get(key, key)
+    key = benchmark_named(task)
     return (key, BENCHMARKS[key]) if key in BENCHMARKS else None

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 WINDOW, LEAST = 128, 32  # steps that are looked back on, as in llm.c; fewer than LEAST say nothing
 SPIKE = 6.0  # standard deviations (ours)
-POLICIES = ("warn", "skip", "stop")
 
 
 class Usual:

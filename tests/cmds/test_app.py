@@ -51,7 +51,7 @@ def test_each_command_explains_itself(name):
     assert done.returncode == 0, done.stderr
     assert f"Example: l2 {name}" in " ".join(done.stdout.split()) or "| l2 " + name in " ".join(done.stdout.split())
     flags = {line.split()[0] for line in done.stdout.splitlines() if line.lstrip().startswith("--")}
-    assert len(flags - {"--help", "--quiet", "--seed", "--device", "--dtype", "--overwrite"}) <= 25
+    assert len(flags - {"--help", "--quiet", "--seed", "--device", "--dtype", "--overwrite"}) <= 24
 
 
 def test_unknown_commands_and_options_are_usage_errors():

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from l2.eval.benchmarks import table as evaluated
 from l2.files.errors import L2Error
 from l2.report import measures, training
 from l2.report.form import Figure, Node, Table
@@ -210,3 +211,9 @@ def test_figures_of_other_commands_are_drawn_as_they_say(world):
         HOSTILE,
         "By rating",
     ]
+
+
+def test_the_papers_numbers_are_of_benchmarks_that_evaluate_knows_in_the_same_groups():
+    for group, parts in evaluated.GROUPS.items():
+        assert {name for name, each in BENCHMARKS.items() if each.group == group} == parts.keys()
+    assert BENCHMARKS.keys() <= evaluated.BENCHMARKS.keys()

@@ -129,8 +129,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }  # fmt: skip
 OTHER_NAMES = {
-    "naturalquestions": "nq", "nqopen": "nq", "arce": "arc_easy", "arcc": "arc_challenge", "obqa": "openbookqa",
-    "csqa": "commonsense_qa", "socialiqa": "siqa", "squadv2": "squad",
+    "naturalquestions": "nq", "nqopen": "nq", "naturalquestionsopen": "nq", "arce": "arc_easy", "arcc": "arc_challenge",
+    "obqa": "openbookqa", "csqa": "commonsense_qa", "socialiqa": "siqa", "squadv2": "squad",
+    "agievalenglish": "agieval",
 }  # fmt: skip
 
 # Table 3: the groups, and the metric of each part that is averaged.
