@@ -12,6 +12,8 @@ from cmds.sampling import Prompts
 from l2.files.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from l2.align.ppo import Settings
     from l2.tokens.tokenizer import Tokenizer
 
@@ -110,8 +112,6 @@ def ppo(
     from l2.model.device import pick_device, pick_dtype
 
     console = Console("ppo", quiet)
-    if (world := rank_and_world()[1]) > 1:
-        raise UsageError(f"ppo runs in one process, and torchrun started {world}; give it one device")
     where = pick_device(device)
     settings = _settings(
         preset,
@@ -139,7 +139,10 @@ def ppo(
     directories = {"model": model, "reference": reference or model, "helpful_rm": helpful_rm, "safety_rm": safety_rm}
     if offload and where.type == "cpu":
         raise UsageError("--offload frees a GPU's memory; on a CPU there is none to free")
-    _run(console, out, directories, prompts, eval_prompts, settings, str(where), offload, overwrite)
+    settings.check_ranks(world := rank_and_world()[1])
+    if offload and world > 1:
+        raise UsageError("--offload is for one GPU alone; of several, each holds a slice of every model")
+    _run(console, out, directories, prompts, eval_prompts, settings, where, offload, overwrite)
 
 
 def _settings(preset: str, **given: Any) -> Settings:
@@ -186,7 +189,7 @@ def _run(
     prompts: list[str] | None,
     eval_prompts: list[str] | None,
     settings: Settings,
-    device: str,
+    device: torch.device,
     offload: bool,
     overwrite: bool,
 ) -> None:
@@ -198,6 +201,7 @@ def _run(
     from l2.align.rollouts import as_prompts
     from l2.files.manifest import open_run
     from l2.model.device import keep_memory, use_all_cores
+    from l2.train.ranks import open_shared, start_ranks
 
     keep_memory()
     threads = use_all_cores()
@@ -212,19 +216,24 @@ def _run(
     parents = {role: parent(directory) for role, directory in models.items() if directory is not None}
     identity = models | asdict(settings) | {"dtype": str(settings.dtype).removeprefix("torch.")}
     del identity["micro_batch"]  # decides nothing
-    with open_run(
-        out, identity, {"prompts": inputs, "eval_prompts": held_out_inputs} | parents, overwrite=overwrite
-    ) as run:
+    given = {"prompts": inputs, "eval_prompts": held_out_inputs} | parents
+    with (
+        start_ranks(device) as ranks,
+        open_shared(ranks, lambda: open_run(out, identity, given, overwrite=overwrite)) as run,
+    ):
         if run.state == "finished":
             console.say(f"{out}: already finished; nothing to do (--overwrite starts again)")
         else:
-            run.save(device=device, threads=threads)
-            made = load_ppo(models, settings, asked, kept_out, tokenizer, device=device, offload=offload)
+            if ranks.first:
+                run.save(device=str(device), threads=threads, ranks=ranks.world)
+            made = load_ppo(models, settings, asked, kept_out, tokenizer, device=device, offload=offload, ranks=ranks)
             with console.progress("iterations") as progress:
                 last = run_ppo(made, run, tokenizer, on_progress=progress, on_alarm=console.say)
-            run.finish(result=last)
+            if ranks.first:
+                run.finish(result=last)
             if "stopped" in last:
                 console.say(f"stopped early: {last['stopped']}")
             shown = ("reward", "val_reward", "kl", "length", "eos_rate")
             console.say(f"{out}: " + ", ".join(f"{name} {last[name]:.4f}" for name in shown if name in last))
-    print(out)
+        if ranks.first:
+            print(out)

@@ -6,9 +6,10 @@ over the rollout batch, advantages whitened over its tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch import Tensor
 from l2.align.losses import gae, kl_k1, ppo_policy_loss, ppo_value_loss, whiten, whitening_std
 from l2.align.rollouts import Part, Rollout, action_logprobs, action_values
 from l2.files.errors import L2Error, UsageError
+from l2.model.checkpoint import load_weights
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.train.compute import Compute, Sums
 from l2.train.optim import adamw, take_step
+from l2.train.ranks import ALONE, Ranks
 
 WHITENINGS = ("batch", "running", "frozen", "off")
 
@@ -53,6 +56,11 @@ class Settings:
             raise UsageError(f"--whiten {self.whitening}: choose one of {', '.join(WHITENINGS)}")
         if min(self.batch, self.mini_batch, self.micro_batch) < 1 or self.batch % self.mini_batch:
             raise UsageError(f"--batch {self.batch} must be a multiple of --mini-batch {self.mini_batch}")
+
+    def check_ranks(self, world: int) -> None:
+        """Raises UsageError for more ranks than answers that they could learn from at once."""
+        if world > self.mini_batch:
+            raise UsageError(f"--mini-batch {self.mini_batch}: fewer answers than the {world} ranks that share them")
 
 
 PRESETS = {
@@ -147,29 +155,42 @@ class Values:
         return {"values": action_values(model, tensors)}
 
 
+M = TypeVar("M", LanguageModel, ScalarModel)
+
+
+def twin(kind: type[M], model: M) -> M:
+    """A model that shares the slices of `model`, whose own modules, FSDP's, let go of what they gather at once."""
+    shared = load_weights(kind, model.config, dict(model.state_dict()), "the ranks")
+    return cast(M, Compute(shared, Actions(), shared.dtype).model)
+
+
 @dataclass
 class Learner:
-    """What PPO trains: policy and value model in fp32, each with its optimizer and a copy in `dtype` that computes."""
+    """What PPO trains: policy and value model in fp32, each with its optimizer and a copy in `dtype` that computes.
+
+    Over several ranks both are cut into slices, and so are the optimizers. `actor` and `critic` are the models that
+    sample and measure: there they share the slices, and compute while those are `gathered`.
+    """
 
     policy: LanguageModel
     value: ScalarModel
     dtype: torch.dtype = torch.float32
+    ranks: Ranks = ALONE
     optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = field(init=False)
     computes: tuple[Compute, Compute] = field(init=False)
+    actor: LanguageModel = field(init=False)
+    critic: ScalarModel = field(init=False)
 
     def __post_init__(self) -> None:
+        mesh = self.ranks.mesh
+        policy = Compute(self.policy, Actions(), self.dtype, mesh=mesh)
+        value = Compute(self.value, Values(), self.dtype, mesh=mesh)
+        self.computes = policy, value
         self.optimizers = adamw(self.policy), adamw(self.value)
-        self.computes = Compute(self.policy, Actions(), self.dtype), Compute(self.value, Values(), self.dtype)
-
-    @property
-    def actor(self) -> LanguageModel:
-        """The policy as it computes: what samples is what learns."""
-        return cast(LanguageModel, self.computes[0].model)
-
-    @property
-    def critic(self) -> ScalarModel:
-        """The value model as it computes."""
-        return cast(ScalarModel, self.computes[1].model)
+        if mesh is None:
+            self.actor, self.critic = cast(LanguageModel, policy.model), cast(ScalarModel, value.model)
+        else:
+            self.actor, self.critic = twin(LanguageModel, self.policy), twin(ScalarModel, self.value)
 
     def to(self, device: torch.device | str) -> None:
         """Move everything, the optimizers' state too."""
@@ -184,19 +205,19 @@ class Learner:
         for compute in self.computes:
             compute.refresh()
 
-    def backward(self, part: Part, settings: Settings, count: int, first: bool) -> Tensor:
-        """Add the gradients of a part of a mini-batch of `count` actions, the `first` before any step.
+    def backward(self, part: Part, settings: Settings, count: float, first: bool, share: float = 1.0) -> Tensor:
+        """Add the gradients of a part of a mini-batch of `count` actions, times `share`, the `first` before any step.
 
         Returns sums over its actions [3]: policy loss, value loss, and how many ratios lie beyond 1 ± clip.
         """
         policy, value = self.computes
         logprobs_A, values_A = policy(part)["logprobs"], value(part)["values"]
         if first:
-            check_ratio(logprobs_A, part.old_A, self.dtype)
+            check_ratio(logprobs_A, part.old_A, self.dtype, self.ranks)
         loss = ppo_policy_loss(logprobs_A, part.old_A, part.advantages_A, settings.clip).sum()
         value_loss = ppo_value_loss(values_A, part.values_A, part.returns_A, settings.value_clip).sum()
         # Two networks that share nothing: one backward pass, and no coefficient between the losses.
-        ((loss + value_loss) / count).backward()  # type: ignore[no-untyped-call]
+        ((loss + value_loss) / count * share).backward()  # type: ignore[no-untyped-call]
         for compute in self.computes:
             compute.collect()
         ratio_A = (logprobs_A.detach() - part.old_A).exp()
@@ -211,13 +232,14 @@ class Learner:
         return norms
 
 
-def check_ratio(logprobs_A: Tensor, old_A: Tensor, dtype: torch.dtype) -> None:
+def check_ratio(logprobs_A: Tensor, old_A: Tensor, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
     """Before the first step the policy is π_old: a ratio other than 1 means that they were measured differently.
 
-    Raises L2Error then, because every later number would be wrong.
+    Raises L2Error then, on all ranks, because every later number would be wrong.
     """
-    gap = float((logprobs_A.detach() - old_A).exp().sub(1.0).abs().max())
-    if not gap <= (1e-4 if dtype == torch.float32 else 1e-2):
+    found = float((logprobs_A.detach() - old_A).exp().sub(1.0).abs().max())
+    (gap,) = ranks.most([math.inf if math.isnan(found) else found])
+    if gap > (1e-4 if dtype == torch.float32 else 1e-2):
         raise L2Error(
             f"the ratio π/π_old is {gap:.2g} away from 1 before the first step; the policy is not deterministic"
         )
@@ -226,17 +248,23 @@ def check_ratio(logprobs_A: Tensor, old_A: Tensor, dtype: torch.dtype) -> None:
 def learn(learner: Learner, minis: Sequence[Sequence[Part]], settings: Settings) -> dict[str, float]:
     """One optimizer step of policy and value for each mini-batch: sums over its actions / their number (paper §3.2.3).
 
+    minis: this rank's parts of each mini-batch, one at least. Ranks compute in step with one another: one that has
+    fewer parts than another computes its first again, for nothing.
     Returns means over all actions (losses, clip_fraction) and over steps (gradient norms before clipping).
     Raises L2Error when the ratio is not 1 before the first step, or a loss is no number.
     """
-    names = ("loss", "value_loss", "clip_fraction")
-    sums = dict.fromkeys(names, 0.0)
+    names, ranks = ("loss", "value_loss", "clip_fraction"), learner.ranks
+    sums, total = dict.fromkeys(names, 0.0), 0.0
     norms = [0.0, 0.0]
     for number, mini in enumerate(minis):
-        count = sum(len(part.old_A) for part in mini)
-        for part in mini:
-            found = learner.backward(part, settings, count, first=number == 0).tolist()
-            sums = {name: sums[name] + value for name, value in zip(names, found, strict=True)}
+        (count,) = ranks.total([sum(len(part.old_A) for part in mini)])
+        (rounds,) = ranks.most([len(mini)])
+        for i in range(int(rounds)):
+            own = i < len(mini)
+            share = float(own * ranks.world)  # FSDP divides by the ranks again
+            found = learner.backward(mini[i if own else 0], settings, count, number == 0, share).tolist()
+            sums = {name: sums[name] + own * value for name, value in zip(names, found, strict=True)}
+        total += count
         norms = [norm + one / len(minis) for norm, one in zip(norms, learner.step(settings), strict=True)]
-    total = sum(len(part.old_A) for mini in minis for part in mini)
-    return {name: value / total for name, value in sums.items()} | {"grad_norm": norms[0], "value_grad_norm": norms[1]}
+    means = {name: value / total for name, value in zip(names, ranks.total([*sums.values()]), strict=True)}
+    return means | {"grad_norm": norms[0], "value_grad_norm": norms[1]}

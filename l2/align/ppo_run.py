@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -30,11 +30,12 @@ from l2.files.atomic import atomic_dir
 from l2.files.errors import Stopped
 from l2.files.manifest import Run
 from l2.files.progress import OnProgress, ignore
-from l2.generate.engine import Sampling, generate, prompt_key
+from l2.generate.engine import Completion, Sampling, generate, prompt_key
 from l2.model.checkpoint import (
     AnyModel,
     load_language_model,
     load_reward_model,
+    model_tensors,
     read_weights,
     save_model,
     scalar_from,
@@ -45,6 +46,7 @@ from l2.train.checkpoints import Log, latest_step, load_step, save_step
 from l2.train.compute import Compute
 from l2.train.optim import load_optimizer, optimizer_tensors
 from l2.train.order import epoch_order
+from l2.train.ranks import ALONE, Ranks, cut_weights, gathered, put_back
 from l2.train.stop import stop_wish
 
 VALUE = "value"  # the directory of the value model
@@ -74,6 +76,10 @@ class Ppo:
 
     `judges` are the models behind `score`. With `offload` each model is on `device` only while a phase needs it, and
     in the host's memory otherwise; the numbers are the same. `decode` turns an answer into text, for samples.
+
+    Over several ranks every model is cut into slices. What a phase reads is gathered for it once and let go of after
+    it, so that each rank writes, scores and measures its share of the answers without another word to the others; only
+    learning gathers layer by layer, and gives gradients back (paper §3.2.3, where generating as one learns was slow).
     """
 
     learner: Learner
@@ -91,18 +97,30 @@ class Ppo:
 
     def __post_init__(self) -> None:
         dtype = self.learner.dtype
+        self.settings.check_ranks(self.ranks.world)
         self.device = self.learner.policy.device
         self.reference = cast(LanguageModel, Compute(self.reference.to(dtype), Actions(), dtype).model)
+        cut_weights(self.reference, self.ranks.mesh)
         if self.offload:
             self._move("cpu", self.learner, self.reference, *self.judges)
 
+    @property
+    def ranks(self) -> Ranks:
+        """Those that learn together."""
+        return self.learner.ranks
+
     @contextmanager
     def phase(self, name: str, *needed: nn.Module | Learner) -> Iterator[None]:
-        """Have `needed` on the device, and count the seconds."""
+        """Have `needed` on the device, whole where it is a model, and count the seconds."""
         start = time.monotonic()
         if self.offload:
             self._move(self.device, *needed)
-        yield
+        with ExitStack() as whole:
+            for model in needed if self.ranks.mesh is not None else ():
+                if isinstance(model, nn.Module):
+                    dtype = torch.float32 if model in self.judges else self.learner.dtype
+                    whole.enter_context(gathered(model, dtype))
+            yield
         if self.offload:
             self._move("cpu", *needed)
         if self.device.type == "cuda":
@@ -117,20 +135,47 @@ class Ppo:
         self, prompts: Sequence[Prompt], keys: Sequence[int], critic: ScalarModel | None = None
     ) -> tuple[Rollout, list[list[Part]]]:
         """Judged answers at temperature 1 and top-p 1, cut into mini-batches and measured (see `measure`)."""
-        settings, actor = self.settings, self.learner.actor
+        settings, actor, ranks = self.settings, self.learner.actor, self.ranks
         sampling = Sampling(max_new_tokens=settings.max_new_tokens, seed=settings.seed)
+
+        def write(asked: Sequence[tuple[Prompt, int]]) -> list[Completion]:
+            rows, own = [prompt.ids for prompt, _ in asked], [key for _, key in asked]
+            answers = generate(actor, rows, own, sampling, eos_id=self.eos_id, batch_size=SAMPLE_BATCH)
+            return [completion for (completion,) in answers]
+
         with self.phase("generate", actor):
-            answers = generate(
-                actor, [prompt.ids for prompt in prompts], keys, sampling, eos_id=self.eos_id, batch_size=SAMPLE_BATCH
-            )
+            answers = ranks.share([*zip(prompts, keys, strict=True)], write)
         with self.phase("score", *self.judges):
-            rollout = judge(prompts, [completion for (completion,) in answers], self.score)
-        minis = cut(rollout, settings.mini_batch, settings.micro_batch, self.device)
+            rollout = judge(prompts, answers, self._scored)
+        minis = cut(rollout, settings.mini_batch, settings.micro_batch, self.device, ranks.rank, ranks.world)
         needed = (actor, self.reference) if critic is None else (actor, self.reference, critic)
         with self.phase("measure", *needed):
             for part in (part for mini in minis for part in mini):
                 measure(part, actor, self.reference, critic)
         return rollout, minis
+
+    def _scored(
+        self, prompts: Sequence[list[int]], answers: Sequence[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`score`, each rank its share."""
+        if self.ranks.world == 1:
+            return self.score(prompts, answers)
+
+        def own(both: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, ...]]:
+            found = self.score([prompt for prompt, _ in both], [answer for _, answer in both])
+            return [*zip(*(scores_N.tolist() for scores_N in found if scores_N is not None), strict=True)]
+
+        helpful_N, *safe_N = torch.tensor(self.ranks.share([*zip(prompts, answers, strict=True)], own)).unbind(1)
+        return helpful_N, safe_N[0] if safe_N else None
+
+    def everyones(self, minis: Sequence[Sequence[Part]]) -> list[Part]:
+        """The measured parts of all ranks, of which this one's are those of `minis` themselves."""
+        own = [part for mini in minis for part in mini]
+        if self.ranks.world == 1:
+            return own
+        hands = self.ranks.each(lambda: [part.to("cpu") for part in own])
+        hands[self.ranks.rank] = own
+        return [part.to(self.device) if hand is not own else part for hand in hands for part in hand]
 
     def _metrics(self, rollout: Rollout, parts: Sequence[Part]) -> dict[str, float]:
         found = metrics(rollout, parts)
@@ -146,7 +191,7 @@ class Ppo:
         self.seconds = {}
         chosen = iteration_prompts(state.step, self.prompts, settings.batch, settings.seed)
         rollout, minis = self.roll_out(*chosen, self.learner.critic)
-        parts = [part for mini in minis for part in mini]
+        parts = self.everyones(minis)
         scores_N = penalised(rollout, state.whitening(rollout.scores_N), settings.no_eos_penalty)
         estimate(parts, scores_N, settings)
         with self.phase("learn", self.learner):
@@ -176,7 +221,7 @@ class Ppo:
         """Answers to the held-out prompts, always drawn by the same keys: their metrics as val_*, and the samples."""
         keys = [prompt_key(f"held-out {number} {prompt.identity}") for number, prompt in enumerate(self.held_out)]
         rollout, minis = self.roll_out(self.held_out, keys)
-        parts = [part for mini in minis for part in mini]
+        parts = self.everyones(minis)
         line = {f"val_{name}": value for name, value in self._metrics(rollout, parts).items()}
         return line, self._samples(step, rollout, answer_kls(parts, len(keys)))
 
@@ -203,6 +248,7 @@ def load_ppo(
     *,
     device: torch.device | str,
     offload: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Ppo:
     """All models of a run: model, reference, helpful_rm and, where given, safety_rm.
 
@@ -214,10 +260,10 @@ def load_ppo(
     model, reference, helpful_rm, safety_rm = (directories.get(name) for name in names)
     assert model is not None and reference is not None and helpful_rm is not None
     helpful = load_reward_model(helpful_rm, device=device)
-    safe = load_reward_model(safety_rm, device=device) if safety_rm is not None else None
-    learner = Learner(
-        load_language_model(model, device=device), scalar_from(helpful, zero_head=True), dtype=settings.dtype
-    )
+    value = scalar_from(helpful, zero_head=True)
+    cut_weights(helpful, ranks.mesh)  # one after the other, so that few are whole at once
+    safe = cut_weights(load_reward_model(safety_rm, device=device), ranks.mesh) if safety_rm is not None else None
+    learner = Learner(load_language_model(model, device=device), value, settings.dtype, ranks)
     return Ppo(
         learner,
         load_language_model(reference, dtype=settings.dtype, device=device),
@@ -232,27 +278,37 @@ def load_ppo(
     )
 
 
+def _saver(ppo: Ppo, tokenizer: Tokenizer) -> Callable[[Path], None]:
+    """What writes policy and value model as they stand: made by all ranks together, called by the first."""
+    policy, value = ppo.learner.policy, ppo.learner.value
+    weights = model_tensors(policy), model_tensors(value)
+
+    def save(path: Path) -> None:
+        save_model(policy, path, tokenizer, weights[0])
+        save_model(value, path / VALUE, tokenizer, weights[1])
+
+    return save
+
+
 def _save(run: Run, ppo: Ppo, state: State, tokenizer: Tokenizer) -> None:
-    learner = ppo.learner
+    learner, save = ppo.learner, _saver(ppo, tokenizer)
     models: dict[str, AnyModel] = {"policy": learner.policy, VALUE: learner.value}
     tensors = {
         f"{name}:{key}": tensor
         for (name, model), optimizer in zip(models.items(), learner.optimizers, strict=True)
         for key, tensor in optimizer_tensors(optimizer, model).items()
     }
-
-    def save_models(path: Path) -> None:
-        save_model(learner.policy, path, tokenizer)
-        save_model(learner.value, path / VALUE, tokenizer)
-
-    save_step(run.dir, state.step, save_models, tensors, asdict(state))
-    run.save(tokens=state.tokens)
+    with ppo.ranks.told():
+        if ppo.ranks.first:
+            save_step(run.dir, state.step, save, tensors, asdict(state))
+            run.save(tokens=state.tokens)
 
 
 def _resume(run: Run, ppo: Ppo) -> tuple[State, Log, Log]:
-    path = latest_step(run.dir)
+    path, writes = latest_step(run.dir), ppo.ranks.first
     if path is None:
-        return State(whitening=Whitening(ppo.settings.whitening)), Log(run.dir, -1), Log(run.dir, -1, name=SAMPLES)
+        state = State(whitening=Whitening(ppo.settings.whitening))
+        return state, Log(run.dir, -1, writes), Log(run.dir, -1, writes, SAMPLES)
     tensors, fields = load_step(path)
     learner = ppo.learner
     places: tuple[tuple[AnyModel, Path, str], ...] = (
@@ -260,23 +316,23 @@ def _resume(run: Run, ppo: Ppo) -> tuple[State, Log, Log]:
         (learner.value, path / VALUE, VALUE),
     )
     for (model, where, name), optimizer in zip(places, learner.optimizers, strict=True):
-        _put_back(model, where)
+        put_back(model, read_weights(where))
         own = {key.removeprefix(f"{name}:"): value for key, value in tensors.items() if key.startswith(f"{name}:")}
         load_optimizer(optimizer, model, own)
     learner.refresh()
     state = State.from_json(fields)
-    return state, Log(run.dir, state.step), Log(run.dir, state.step, name=SAMPLES)
-
-
-def _put_back(model: AnyModel, path: Path) -> None:
-    model.load_state_dict(read_weights(path, device=model.device), strict=not model.config.tie_embeddings)
+    return state, Log(run.dir, state.step, writes), Log(run.dir, state.step, writes, SAMPLES)
 
 
 def _keep_best(run: Run, ppo: Ppo, state: State, tokenizer: Tokenizer) -> None:
     """Put the policy aside that the held-out prompts like best so far, where --stop-patience will ask for it."""
     if ppo.settings.stop_patience and state.best_step == state.step:
-        with atomic_dir(run.dir / BEST) as partial:
-            save_model(ppo.learner.policy, partial, tokenizer)
+        policy = ppo.learner.policy
+        weights = model_tensors(policy)  # which takes all ranks
+        with ppo.ranks.told():
+            if ppo.ranks.first:
+                with atomic_dir(run.dir / BEST) as partial:
+                    save_model(policy, partial, tokenizer, weights)
 
 
 def run_ppo(
@@ -291,7 +347,8 @@ def run_ppo(
 
     Every iteration leaves a line in log.jsonl and a checkpoint, every held-out evaluation its answers in
     samples.jsonl; line 0 is that of the start. `on_alarm` hears each alarm when it begins. What held-out reward ended
-    early is the policy of its best evaluation. Raises Stopped after saving when a signal asks for it.
+    early is the policy of its best evaluation. Of several ranks the first alone writes. Raises Stopped after saving
+    when a signal asks for it.
     """
     settings = ppo.settings
     state, log, samples = _resume(run, ppo)
@@ -325,10 +382,14 @@ def run_ppo(
             _save(run, ppo, state, tokenizer)
             saving = time.monotonic() - start
             on_progress(state.step, settings.iterations, f"reward {line['reward']:.3f}, KL {line['kl']:.3f}")
-            if wish.name and not last and not state.stopped:
-                raise Stopped(f"{wish.name} at iteration {state.step}, saved; run the same command again to go on")
+            stop = bool(ppo.ranks.most([wish.name is not None])[0])
+            if stop and not last and not state.stopped:
+                why = wish.name or "another rank"
+                raise Stopped(f"{why} at iteration {state.step}, saved; run the same command again to go on")
     if state.stopped and (run.dir / BEST).exists():
-        _put_back(ppo.learner.policy, run.dir / BEST)
-    save_model(ppo.learner.policy, run.dir, tokenizer)
-    save_model(ppo.learner.value, run.dir / VALUE, tokenizer)
+        put_back(ppo.learner.policy, read_weights(run.dir / BEST))
+    save = _saver(ppo, tokenizer)
+    with ppo.ranks.told():
+        if ppo.ranks.first:
+            save(run.dir)
     return log.last

@@ -8,7 +8,7 @@ answer, R tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -110,6 +110,10 @@ class Part:
         """The actions themselves."""
         return self.tokens_BT[self.row_A, self.at_A + 1]
 
+    def to(self, device: torch.device | str) -> Part:
+        """The same on `device`."""
+        return Part(*(getattr(self, each.name).to(device) for each in fields(self)))
+
     def grid(self, values_A: Tensor) -> Tensor:
         """One value an action as rows of answers [B, R], 0 after their ends."""
         return torch.zeros(self.mask_BR.shape, device=values_A.device).masked_scatter(self.mask_BR, values_A)
@@ -128,16 +132,21 @@ def make_part(rollout: Rollout, rows: Sequence[int], device: torch.device | str)
     return Part(*(tensor.to(device) for tensor in (*tensors, drawn_A)))
 
 
-def cut(rollout: Rollout, mini_batch: int, micro_batch: int, device: torch.device | str) -> list[list[Part]]:
-    """The rollout as mini-batches of micro-batches. The prompts came in random order, so mini-batches are slices;
-    inside one, answers of like length go together, which saves padding and changes no sum."""
+def cut(
+    rollout: Rollout, mini_batch: int, micro_batch: int, device: torch.device | str, rank: int = 0, world: int = 1
+) -> list[list[Part]]:
+    """The rollout as mini-batches of micro-batches, or what `rank` of `world` learns of each.
+
+    The prompts came in random order, so mini-batches are slices; inside one, answers of like length go together, which
+    saves padding and changes no sum, and every rank has its share of each length.
+    """
 
     def length(row: int) -> int:
         return len(rollout.prompts[row].ids) + len(rollout.answers[row].tokens)
 
     minis = []
     for first in range(0, len(rollout.answers), mini_batch):
-        rows = sorted(range(first, min(first + mini_batch, len(rollout.answers))), key=length)
+        rows = sorted(range(first, min(first + mini_batch, len(rollout.answers))), key=length)[rank::world]
         minis.append([make_part(rollout, rows[i : i + micro_batch], device) for i in range(0, len(rows), micro_batch)])
     return minis
 

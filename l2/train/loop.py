@@ -24,7 +24,7 @@ from l2.train.checkpoints import LOG, SAMPLES, Log, latest_step, load_step, save
 from l2.train.compute import Compute, Sums
 from l2.train.meter import Energy, carbon, measured_peak
 from l2.train.optim import adamw, apply, clip_gradients, load_optimizer, optimizer_tensors
-from l2.train.ranks import ALONE, Ranks, slice_like
+from l2.train.ranks import ALONE, Ranks, put_back
 from l2.train.schedule import cosine
 from l2.train.spikes import SPIKE, Usual
 from l2.train.stop import stop_wish
@@ -222,12 +222,8 @@ def _resume(run: Run, training: Training) -> None:
     if path is None:
         return
     tensors, state = load_step(path)
-    model = training.model
-    there = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in read_weights(path).items():
-            there[name].copy_(slice_like(value, there[name]))
-    load_optimizer(training.optimizer, model, tensors)
+    put_back(training.model, read_weights(path))
+    load_optimizer(training.optimizer, training.model, tensors)
     training.step, training.tokens = state["step"], state["tokens"]
     for name, values in state.get("usual", {}).items():
         training.usual[name] = Usual(values)

@@ -7,10 +7,10 @@ they are copies (HSDP). A step's items are dealt out like cards, so that a rank 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,6 +21,9 @@ from l2.files.manifest import Run
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+S = TypeVar("S")
+T = TypeVar("T")
+Model = TypeVar("Model", bound=nn.Module)
 
 # What torchrun sets in the environment of each process, beside RANK.
 TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -55,6 +58,28 @@ class Ranks:
         distributed.all_reduce(tensor, how)
         numbers: list[float] = tensor.tolist()
         return numbers
+
+    def each(self, make: Callable[[], T]) -> list[T]:
+        """What `make` gives on every rank, in their order, to all of them; where it fails on one, all fail."""
+        if self.mesh is None:
+            return [make()]
+        told: list[Any] = [None] * self.world
+        try:
+            made = make()
+        except BaseException as error:
+            with suppress(RuntimeError):
+                distributed.all_gather_object(told, (None, str(error)))
+            raise
+        distributed.all_gather_object(told, (made, None))
+        for rank, (_, failure) in enumerate(told):
+            if failure is not None:
+                raise L2Error(f"rank {rank}: {failure}")
+        return [made for made, _ in told]
+
+    def share(self, items: Sequence[S], work: Callable[[Sequence[S]], Sequence[T]]) -> list[T]:
+        """`work` of `items`, a result an item: each rank does every world-th of them, and hears of all results."""
+        hands = self.each(lambda: work(items[self.rank :: self.world]))
+        return [hands[i % self.world][i // self.world] for i in range(len(items))]
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -100,12 +125,15 @@ def open_shared(ranks: Ranks, open_first: Callable[[], AbstractContextManager[Ru
 
 @contextmanager
 def start_ranks(device: torch.device) -> Iterator[Ranks]:
-    """The ranks that torchrun started, told by its environment; without it, this process alone."""
+    """The ranks that torchrun started, told by its environment; without it, or as the only one, this process alone."""
     if "RANK" not in os.environ:
         yield ALONE
         return
     if missing := [name for name in TORCHRUN if name not in os.environ]:
         raise L2Error(f"RANK is set in the environment, but not {', '.join(missing)}: start the ranks with torchrun")
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        yield ALONE
+        return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -149,3 +177,52 @@ def slice_like(tensor: Tensor, like: Tensor) -> Tensor:
     if isinstance(like, DTensor) and tensor.shape == like.shape:
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return tensor.to(like.device)
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy whole `tensors` into the weights of these names, or, where those are cut, each rank its slices."""
+    weights = dict(model.named_parameters())
+    for name, value in tensors.items():
+        weights[name].copy_(slice_like(value, weights[name]))
+
+
+def cut_weights(model: Model, mesh: DeviceMesh | None) -> Model:
+    """`model`, its weights cut into slices that rest: it computes nothing but while they are `gathered`."""
+    if mesh is not None:
+        from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+        placements = [Replicate()] * (mesh.ndim - 1) + [Shard(0)]
+        # a copy, since a slice may be a view that would hold on to the whole
+        _exchange(model, lambda weight: distribute_tensor(weight, mesh, placements, src_data_rank=None).clone())
+    return model
+
+
+@contextmanager
+def gathered(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Have the weights of a `model` that is cut whole, in `dtype`, on every rank, for as long as the block runs.
+
+    Every rank must enter it; a model that is not cut stays as it is.
+    """
+    from torch.distributed.tensor import DTensor
+
+    def whole_of(weight: Tensor) -> Tensor:
+        return cast(DTensor, weight.to(dtype)).full_tensor() if isinstance(weight, DTensor) else weight
+
+    places = _exchange(model, whole_of)
+    try:
+        yield
+    finally:
+        for module, name, weight in places:
+            setattr(module, name, weight)
+
+
+@torch.no_grad()
+def _exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Put change(weight) in the place of each weight, tied ones as one; returns where the weights were."""
+    places = [(module, name, w) for module in model.modules() for name, w in module.named_parameters(recurse=False)]
+    weights = dict.fromkeys(weight for *_, weight in places)
+    changed = {weight: nn.Parameter(change(weight), requires_grad=False) for weight in weights}
+    for module, name, weight in places:
+        setattr(module, name, changed[weight])
+    return places

@@ -158,11 +158,20 @@ def stranger(tmp_path_factory) -> Path:
     return path
 
 
-def test_torchrun_is_refused_in_words(tmp_path, model_dir, rm_dir, prompts, capsys, monkeypatch):
+def test_what_several_processes_can_not_do_is_told(tmp_path, model_dir, rm_dir, prompts, capsys, monkeypatch):
+    """Before any of them waits for another."""
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "9")
+    argv = arguments(tmp_path / "out", model_dir, rm_dir, prompts)
+    assert main(argv) == 2
+    assert "--mini-batch 8: fewer answers than the 9 ranks that share them" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(arguments(tmp_path / "out", model_dir, rm_dir, prompts)) == 2
-    assert "ppo runs in one process, and torchrun started 2" in capsys.readouterr().err
+    monkeypatch.setattr("l2.model.device.pick_device", lambda name: torch.device("cuda"))
+    assert main([*argv, "--offload"]) == 2
+    assert "--offload is for one GPU alone" in capsys.readouterr().err
+    assert main([*argv, "--prompts", "-"]) == 2
+    assert "the processes that torchrun started can't share a pipe" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_selftest_needs_nothing_and_its_verdict_is_the_exit_status(capsys, monkeypatch):

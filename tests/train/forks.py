@@ -30,6 +30,7 @@ def main() -> int:
     import torch.distributed.fsdp
     import torch.distributed.tensor  # noqa: F401
 
+    import l2.align.ppo_run
     import l2.align.reward
     import l2.align.sft
     import l2.generate.samples

@@ -81,6 +81,3 @@ def test_what_several_processes_can_not_do_is_told(data, model_dir, monkeypatch,
     for kind in ("sft", "rm-train"):
         assert main([kind, "--model", str(model_dir), "--data", "-", "--out", "x"]) == 2
         assert "the processes that torchrun started can't share a pipe" in capsys.readouterr().err
-    argv = ["ppo", "--model", str(model_dir), "--helpful-rm", "rm", "--prompts", "p.jsonl", "--out", "x"]
-    assert main(argv) == 2
-    assert "ppo runs in one process, and torchrun started 2; give it one device" in capsys.readouterr().err
