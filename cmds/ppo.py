@@ -88,7 +88,7 @@ def ppo(
     device: Device = "auto",
     dtype: Dtype = "auto",
     offload: Annotated[
-        bool, typer.Option("--offload", help="Keep what a phase does not need in host memory, off the GPU.")
+        bool, typer.Option("--offload", help="Keep what a phase does not need in host memory, off a lone GPU.")
     ] = False,
     selftest: Annotated[
         bool,
@@ -105,7 +105,8 @@ def ppo(
     """Tune a policy by PPO: reward models gated by safety, whitened, less the KL to a reference (paper §3.2.3).
 
     The value model starts on the trunk of --helpful-rm and is kept in OUT/value; answers to --eval-prompts come to
-    OUT/samples.jsonl. Prints --out when done. The same command again goes on where it was, or says that all is done.
+    OUT/samples.jsonl. Prints --out when done. The same command again goes on where it was, or says that all is done;
+    so it does under torchrun, where processes share the answers and each keeps a slice of every model.
 
     Example: l2 ppo --model v1 --helpful-rm rm-h --safety-rm rm-s --prompts prompts.jsonl --preset tiny --out v2
     """

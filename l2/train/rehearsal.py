@@ -33,7 +33,8 @@ class _EveryToken:
 
 
 @contextmanager
-def _pretended(ranks: int) -> Iterator[DeviceMesh]:
+def pretended(ranks: int) -> Iterator[DeviceMesh]:
+    """The mesh of `ranks` of which this process is the first, and the others hear and say nothing."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     distributed.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
@@ -51,7 +52,7 @@ def rehearse(config: ModelConfig, dtype: torch.dtype, rows: int, ranks: int, rec
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 
-    with _pretended(ranks) as mesh, FakeTensorMode():
+    with pretended(ranks) as mesh, FakeTensorMode():
         model = LanguageModel(config)
         compute = Compute(model, _EveryToken(), dtype, recompute, mesh=mesh, fusing=False)
         optimizer = adamw(model)

@@ -15,6 +15,7 @@ from l2.align.ppo import (
     Learner,
     Settings,
     Whitening,
+    check_ratio,
     estimate,
     explained_variance,
     learn,
@@ -41,6 +42,7 @@ from l2.files.manifest import open_run
 from l2.generate.engine import Completion
 from l2.model.checkpoint import new_model, scalar_from
 from l2.model.transformer import LanguageModel, ScalarModel
+from l2.train.ranks import Ranks
 from tests.conftest import small_config
 
 EOS = 2
@@ -202,6 +204,31 @@ def test_a_policy_that_is_not_the_one_measured_is_an_error():
         ppo.learner.policy.lm_head.weight[7] += 0.1
     with pytest.raises(L2Error, match="ratio"):
         learn(ppo.learner, minis, ppo.settings)
+
+
+def test_a_ratio_that_is_not_1_on_another_rank_is_an_error_on_all(monkeypatch):
+    same = torch.zeros(3)
+    check_ratio(same, same, torch.float32)
+    monkeypatch.setattr(Ranks, "most", lambda self, values: [max(*values, 0.5)])
+    with pytest.raises(L2Error, match=r"0\.5 away from 1"):
+        check_ratio(same, same, torch.float32, Ranks(0, 2))
+
+
+def test_ranks_learn_each_answer_once_and_like_lengths_each():
+    """Whatever their number, and mini-batch by mini-batch."""
+    ppo = tiny_ppo(max_new_tokens=20)
+    rollout, minis = rolled(ppo, 24)
+    lengths = [len(p.ids) + len(a.tokens) for p, a in zip(rollout.prompts, rollout.answers, strict=True)]
+    assert len(minis) == 2
+    for world in (2, 3, 5):
+        hands = [cut(rollout, 16, 3, "cpu", rank, world) for rank in range(world)]
+        for number, mini in enumerate(minis):
+            rows = [[row for part in hand[number] for row in part.rows_B.tolist()] for hand in hands]
+            dealt = sorted(row for own in rows for row in own)
+            assert dealt == sorted(row for part in mini for row in part.rows_B.tolist())
+            assert max(map(len, rows)) - min(map(len, rows)) <= 1
+            for at in range(min(map(len, rows)) - 1):
+                assert max(lengths[own[at]] for own in rows) <= min(lengths[own[at + 1]] for own in rows)
 
 
 def test_a_loss_that_is_no_number_is_an_error():

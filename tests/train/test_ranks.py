@@ -6,16 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
+from l2.files.errors import L2Error
 from l2.files.jsonl import Record
-from l2.model.checkpoint import read_tensors
+from l2.model.checkpoint import new_model, read_tensors
 from l2.tokens.shards import Shard, write_shards
 from l2.train.pretrain import Pretraining
-from tests.conftest import sentences
+from l2.train.ranks import Ranks, cut_weights, gathered
+from l2.train.rehearsal import pretended
+from tests.conftest import sentences, small_config
 from tests.train.test_resume import pretrain
 
 ONE = [sys.executable, "-m", "cmds.app"]
@@ -92,3 +97,38 @@ def test_ranks_deal_out_each_batch_exactly(shards, tokenizer, world):
         assert sorted(row for hand in dealt for row in hand) == sorted(rows)
         assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
     assert torch.is_tensor(alone.batch(0)[0].tensors["tokens_BT"])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("world", [1, 4])
+def test_weights_are_whole_while_they_are_gathered_and_gone_after(world, tied):
+    model = new_model(small_config(62, tie_embeddings=tied))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    with pretended(world) as mesh:
+        assert cut_weights(model, mesh) is model
+        slices = dict(model.named_parameters())
+        held = sum(weight.to_local().numel() for weight in slices.values())
+        assert slices.keys() == before.keys() and held <= -(-sum(w.numel() for w in before.values()) // world) + 62
+        with gathered(model, torch.bfloat16):
+            whole = dict(model.named_parameters())
+            for name, weight in before.items():
+                assert type(whole[name].data) is torch.Tensor and whole[name].shape == weight.shape, name
+                assert whole[name].dtype == torch.bfloat16 and (
+                    world > 1 or torch.equal(whole[name], weight.bfloat16())
+                )
+            assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+            alive = [weakref.ref(weight) for weight in whole.values()]
+            del whole, weight
+        assert not any(weight() is not None for weight in alive)
+        assert all(slices[name] is weight for name, weight in model.named_parameters())
+
+
+def test_what_fails_on_one_rank_fails_on_all(monkeypatch):
+    """Each says whose failure it was; without one, shares come back in the order of the items."""
+    two, hands = Ranks(0, 2, mesh=object()), [([10, 30], None), ([20], None)]  # type: ignore[arg-type]
+    monkeypatch.setattr(distributed, "all_gather_object", lambda told, own: told.__setitem__(slice(None), hands))
+    assert two.share([1, 2, 3], lambda own: [10 * item for item in own]) == [10, 20, 30]
+    hands[1] = (None, "the model gives no numbers")
+    with pytest.raises(L2Error, match="rank 1: the model gives no numbers"):
+        two.each(lambda: 1)
+    assert Ranks().share([1, 2], lambda own: [item + 1 for item in own]) == [2, 3]
