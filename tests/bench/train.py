@@ -29,11 +29,11 @@ from l2.model.device import keep_memory, use_all_cores
 from l2.train.loop import Micro, Settings, prepare, update
 from l2.train.meter import measured_peak
 from l2.train.pretrain import packed_loss, window_micro
-from tests.bench.generation import SHAPES, last_number
+from tests.bench.generation import KINDS, SHAPES
+from tests.bench.turns import Run, programs
 
 TOKENS = 4096  # a step
 BOS = 1
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Fixed:
@@ -97,7 +97,7 @@ def rate(step: Callable[[], object], steps: int) -> float:
 
 def contenders(config: ModelConfig, parts: list[str]) -> dict[str, Callable[[], object]]:
     """By name; each is a step."""
-    fp32, bf16 = DTYPES.values()
+    fp32, bf16 = KINDS.values()
     every: dict[str, Callable[[], Callable[[], object]]] = {
         "l2 bf16": lambda: ours(config, bf16, 4096),
         "l2 bf16, documents": lambda: ours(config, bf16, 4096, document=100),
@@ -123,17 +123,16 @@ def main() -> None:
         help="a program whose last number printed is tokens a second; {shape} is 8M or 30M",
     )  # fmt: skip
     asked = parser.parse_args()
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
     keep_memory()
     threads = use_all_cores()
     print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {asked.steps} steps")
-    peaks = {name: measured_peak(torch.device("cpu"), dtype) for name, dtype in DTYPES.items()}
+    peaks = {name: measured_peak(torch.device("cpu"), dtype) for name, dtype in KINDS.items()}
     print("peak: " + ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items()))
     for shape in asked.shapes:
         config = SHAPES[shape]
         steps = contenders(config, asked.parts)
-        runs = {name: partial(rate, step, asked.steps) for name, step in steps.items()}
-        runs |= {name: partial(last_number, command.replace("{shape}", shape)) for name, command in peers.items()}
+        runs: dict[str, Run] = {name: partial(rate, step, asked.steps) for name, step in steps.items()}
+        runs |= programs(asked.peer, shape=shape)
         for step in steps.values():
             rate(step, 2)
         rates: dict[str, list[float]] = {name: [] for name in runs}
