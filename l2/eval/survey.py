@@ -5,14 +5,13 @@ Figure 20 (rewards, version by version), Figure 21 (Self-BLEU by temperature), F
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from l2.eval.diversity import self_bleu
-from l2.eval.metrics import Estimate, clustered, mean
+from l2.eval.metrics import Estimate, clustered, mean, probability
 from l2.eval.refusals import refuses
 from l2.eval.stamp import made, task_version
 from l2.files.errors import BadInput
@@ -51,7 +50,7 @@ def diversity(samples: Sequence[Record]) -> dict[str, Estimate]:
 
 def score_of(sample: Record, judge: str) -> float:
     """The sample's reward by `judge` as the paper has it, 0 to 1: the sigmoid of the raw one."""
-    return 0.5 * (1.0 + math.tanh(float(sample["rewards"][judge]) / 2))
+    return probability(float(sample["rewards"][judge]))
 
 
 def rewarded(samples: Sequence[Record], first: Sequence[Record]) -> dict[str, Estimate]:
