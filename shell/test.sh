@@ -11,4 +11,3 @@ mypy
 pytest "$@"
 python -m tests.mutants.check
 bash shell/quickstart.sh --smoke --fresh
-bash shell/miniature.sh --smoke

@@ -125,3 +125,90 @@ def test_halves_are_planted_by_seed_and_declining_dialogs_are_found():
     says = ("There was a battle.", "I would rather not dwell on this. Let us talk about tea.")
     dialogs = [Record({"messages": [{"role": "assistant", "content": text}]}, "a:1") for text in says]
     assert [declines(dialog) for dialog in dialogs] == [False, True]
+
+
+def answers(kind, gold, harm):
+    said = {"response": "I would rather not go into that." if kind == "refusing" else "A tea.", "model": kind}
+    return [
+        said | {"id": "a", "safety": False, "gold": gold, "harm": 0.0},
+        said | {"id": "b", "safety": True, "gold": 0.0, "harm": harm},
+    ]
+
+
+def made_up(home):
+    """Files of a seed in which all is as the paper has it, but for two things that gain nothing of their own."""
+    for model, bits in (("mha", 2.0), ("gqa", 2.0), ("mqa", 2.1), ("long", 1.9), ("base", 2.1)):
+        items = [{"planted": p, "bytes": size, "score": -bits + p} for p in (True, False) for size in (500, 1500)]
+        write(home / f"{model}.items.jsonl", items)
+    decoding = [("mha", 2048, 2.0), ("gqa", 1024, 1.0), ("mqa", 512, 1.0)]
+    rows = [{"model": m, "batch": b, "cache_bytes": c, "seconds": s} for m, c, s in decoding for b in (1, 64)]
+    write(home / "latency.jsonl", rows)
+    write(home / "contamination.jsonl", [{"metric": "score/dirty", "length": 10, "z": 5.0}])
+    judges = {"helpful-on-helpful": 0.8, "margin-none": 0.7, "margin-large": 0.8, "safe-on-safe": 0.8, "no-aux": 0.7}
+    for judge, right in (judges | {"safe-on-helpful": 0.6, "helpful-on-safe": 0.6}).items():
+        sure = {"accuracy": right, "accuracy/significantly": right + 0.1, "accuracy/negligibly": 0.5}
+        rows = [{"metric": name, "value": value} for name, value in (sure | {"unsafe_recall": right}).items()]
+        write(home / f"{judge}.pairs.jsonl", rows)
+    for width, share in ((32, 8), (32, 2), (128, 8), (128, 2)):
+        row = {"metric": "accuracy", "value": 0.5 + width / 1000 + 1 / (10 * share)}
+        write(home / f"scaling/width-{width}/results-{share}.jsonl", [row])
+    for model, best in (("sft", 1), ("ppo", 1.2)):
+        curves = [
+            {"temperature": t, "n": [1, 2], "max": [1.0, 3.0 - abs(t - best)], "median": [1.0, 1.01]} for t in (1, 1.2)
+        ]
+        (home / f"{model}.curve.json").write_text(json.dumps({"curves": curves}))
+        write(home / f"{model}.turns.jsonl", [
+            {"turn": turn, "obeyed": (model == "ppo" and turn == 2) or model == "sft"} for turn in range(1, 7)
+        ])  # fmt: skip
+    write(home / "gatt.turns.jsonl", [{"turn": turn, "obeyed": True} for turn in range(1, 7)])
+    for name, gold, harm in (
+        *(("pool", 2.0, 0.1), ("alone", 1.0, 0.1), ("share-0", 2.0, 0.9), ("share-10", 2.0, 0.5)),
+        *(("share-100", 2.0, 0.1), ("chat", 2.0, 0.9), ("distilled", 2.0, 0.1), ("distilled-ungated", 2.0, 0.3)),
+    ):
+        write(home / f"{name}.gold.jsonl", answers("plain", gold, harm))
+        write(home / f"{name}.answers.jsonl", answers("plain", gold, harm))
+        write(home / f"{name}.borderline.jsonl", answers("refusing" if name == "share-100" else "plain", gold, harm))
+    for kind, gain in (("generic", 1.0), ("template", 2.0)):
+        pairs = [(0.0, 0.5 + gain), (1.0, 0.7 + gain)]
+        sides = [{"original": {"rewards": {"safe": a}}, "distilled": {"rewards": {"safe": b}}} for a, b in pairs]
+        write(home / f"{kind}.both.jsonl", sides)
+    write(home / "diversity.jsonl", [
+        {"model": f"runs/{m}", "category": c, "temperature": t, "metric": "self_bleu"}
+        | {"value": (0.5 if m == "sft" else 0.9) - t * (0.3 if c == "creative" else 0.01)}
+        for m in ("sft", "ppo") for c in ("factual", "creative") for t in (0.3, 0.8, 1.3)
+    ])  # fmt: skip
+
+
+def made_up_versions(iterated):
+    names = ["runs/quickstart/seed-0/sft", *(f"v{v}/rs" for v in range(1, 6)), "v4/ppo", "v5/ppo"]
+    rows, scored = [], []
+    for at, name in enumerate(names):
+        told = {"reward": at, "gold": at, "harm": -at, "wins": 0.5 + at / 20, "wins_by_reward": 0.5}
+        rows.append({"version": name} | {key: {"mean": value, "stderr": 0.1, "n": 2} for key, value in told.items()})
+        rewards = {"helpful": float(at), "safe": float(at + 1)}
+        scored += [answer | {"model": name, "rewards": rewards} for answer in answers("plain", 1.0, 0.1)]
+        scored[-1]["model"] = scored[-2]["model"] = name
+    iterated.mkdir(parents=True)
+    (iterated / "versions.json").write_text(json.dumps(rows))
+    write(iterated / "scored.jsonl", scored)
+
+
+def test_every_claim_and_figure_finds_what_the_experiments_leave(tmp_path, script):
+    homes = [tmp_path / "miniature" / f"seed-{n}" for n in (0, 1)]
+    for home in homes:
+        home.mkdir(parents=True)
+        made_up(home)
+        made_up_versions(tmp_path / "iterate" / home.name)
+    done = script("claims.py", *map(str, homes), "--out", str(tmp_path / "claims"))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "claims/claims.jsonl").read_text().splitlines()]
+    assert {row["claim"]: row["measured"] for row in rows if row["verdict"] != HOLDS} == {
+        "Twice the context costs nothing on short texts": pytest.approx(-5),  # it gains there as much as on long ones
+        "What was trained on scores better": 0.0,  # the model without scores better there, too
+    }
+    figures = [json.loads(line) for line in (tmp_path / "claims/figures.jsonl").read_text().splitlines()]
+    assert len(figures) == len(CURVES) and all(read_figure(row["figure"], "here") for row in figures)
+    assert (tmp_path / "claims/claims.md").read_text().count("| holds |") == len(CLAIMS) - 2
+    assert f"{len(CLAIMS) - 2} holds\n2 does not hold" in done.stdout
+    missing = script("claims.py", str(tmp_path / "none"), "--out", str(tmp_path / "claims"))
+    assert missing.returncode == 1 and "no such directory" in missing.stderr
