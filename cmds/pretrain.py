@@ -233,7 +233,8 @@ def _tell_plan(
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in vars(held).items())
     console.say(f"memory of each of {ranks} ranks, as counted: {held.total / 2**30:.2f} GiB ({parts})")
     if ranks > 1:
-        peak = rehearse(config, plan.dtype, max(1, micro // config.max_seq_len), ranks, plan.recompute)
+        with console.progress("layers") as progress:
+            peak = rehearse(config, plan.dtype, max(1, micro // config.max_seq_len), ranks, plan.recompute, progress)
         parts = ", ".join(f"{kind.lower()} {size / 2**30:.2f}" for kind, size in peak.items() if kind != "Total")
         console.say(f"the same of FSDP2 on a pretended group, at the peak: {peak['Total'] / 2**30:.2f} GiB ({parts})")
     need = cost(config, tokens, where, plan.dtype, ranks)
