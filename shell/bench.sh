@@ -13,6 +13,7 @@
 # bash shell/bench.sh dialogs --peer 'trl=VENV/bin/python -m tests.bench.dialogs --trl {kind} --shapes {shape}'
 # bash shell/bench.sh pairs --peer 'trl=VENV/bin/python -m tests.bench.pairs --trl {kind} --shapes {shape} --shared {shared}'
 # bash shell/bench.sh ppo --peer 'trl=VENV/bin/python -m tests.bench.ppo --trl --worlds {world} --updates {updates}'
+# torchrun --nproc-per-node 2 -m tests.bench.ranks  # generating from slices of weights
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh

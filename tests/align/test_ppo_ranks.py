@@ -21,7 +21,7 @@ def command(out: Path, model: Path, rm: Path, prompts: Path) -> list[str]:
     """Mini-batches of 5 in micro-batches of 2, which ranks share unequally, and 7 held-out prompts."""
     given = [
         "ppo", "--model", model, "--helpful-rm", rm, "--safety-rm", rm, "--prompts", prompts, "--eval-prompts", prompts,
-        "--out", out, "--preset", "tiny", "--batch", 10, "--mini-batch", 5, "--micro-batch", 2, "--iterations", 4,
+        "--out", out, "--preset", "tiny", "--batch", 10, "--mini-batch", 5, "--micro-batch", 2, "--iterations", 3,
         "--max-new-tokens", 12, "--eval-every", 1, "--whiten", "running", "--dtype", "float32", "--device", "cpu",
     ]  # fmt: skip
     return [str(word) for word in given]
@@ -58,11 +58,11 @@ def same(one: Path, many: Path) -> None:
 
 
 def undo(out: Path, other: Path) -> None:
-    """A copy of a run as if it had been killed after iteration 3."""
+    """A copy of a run as if it had been killed after iteration 2."""
     shutil.copytree(out, other)
     manifest = json.loads((out / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(manifest | {"status": "running"}))
-    shutil.rmtree(other / "checkpoints/step-000004")
+    shutil.rmtree(other / "checkpoints/step-000003")
     for file in ("model.safetensors", "value/model.safetensors"):
         (other / file).unlink()
 
