@@ -18,9 +18,9 @@ from l2.align.losses import GATE_LOGIT, gate, kl_k1, kl_k3
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.generate.engine import Completion
-from l2.generate.scoring import chosen_logprobs, last_scores, pad
+from l2.generate.scoring import last_scores, pad
 from l2.model.transformer import LanguageModel, ScalarModel
-from l2.train.pretrain import token_losses
+from l2.train.pretrain import measured_losses, token_losses
 
 # (prompts, answers) as ids to raw logits: helpfulness [N], and safety [N] or None where nobody judges it.
 RewardFn = Callable[[Sequence[list[int]], Sequence[list[int]]], tuple[Tensor, Tensor | None]]
@@ -173,9 +173,8 @@ def measure(part: Part, policy: LanguageModel, reference: LanguageModel, value: 
 
     In the micro-batches of the update, so that the ratio of its first mini-batch is 1 to the last bit.
     """
-    hidden_AD = action_hidden(policy, part)
-    part.old_A = -token_losses(policy, hidden_AD, part.targets_A)
-    _, part.entropy_A = chosen_logprobs(policy, hidden_AD, part.targets_A)
+    losses_A, part.entropy_A = measured_losses(policy, action_hidden(policy, part), part.targets_A)
+    part.old_A = -losses_A
     part.reference_A = action_logprobs(reference, part)
     if value is not None:
         part.values_A = action_values(value, part)

@@ -360,8 +360,10 @@ void swiglu_backward(const SCALAR* gate, const SCALAR* up, const SCALAR* dy, SCA
     }
 }
 
-// losses[n] = log Σ e^logits[n] - logits[n, target]; the logits [N, V] become the gradient of that: softmax - one-hot.
-void cross_entropy(SCALAR* logits, const int64_t* targets, float* losses, int64_t N, int64_t V, int threads) {
+// losses[n] = log Σ e^logits[n] - logits[n, target]. Where entropies [N] are asked for (else null), these are given too;
+// where not, the logits [N, V] become the gradient of the losses: softmax - one-hot.
+void cross_entropy(SCALAR* logits, const int64_t* targets, float* losses, float* entropies, int64_t N, int64_t V,
+                   int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> wide(V);
@@ -379,6 +381,12 @@ void cross_entropy(SCALAR* logits, const int64_t* targets, float* losses, int64_
                 total += wide[i];
             }
             losses[row] = std::log(total) + most - target;
+            if (entropies) {
+                float inner = 0;  // Σ e^(x - most) · (x - most), which is 0 where e^(x - most) is
+                for (int64_t i = 0; i < V; i++) inner += wide[i] > 0 ? wide[i] * (float(x[i]) - most) : 0;
+                entropies[row] = std::log(total) - inner / total;
+                continue;
+            }
             float scale = 1 / total, right = wide[targets[row]] * scale - 1;
             for (int64_t i = 0; i < V; i++) x[i] = wide[i] * scale;
             x[targets[row]] = right;

@@ -35,7 +35,7 @@ ARGUMENTS = {
     "norm_backward": [POINTER] * 6 + [SIZE] * 2 + [INT],
     "swiglu": [POINTER] * 3 + [SIZE, INT],
     "swiglu_backward": [POINTER] * 5 + [SIZE, INT],
-    "cross_entropy": [POINTER] * 3 + [SIZE] * 2 + [INT],
+    "cross_entropy": [POINTER] * 4 + [SIZE] * 2 + [INT],
 }
 
 
@@ -136,7 +136,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         logits_NV, losses_N = product(hidden_ND, weight_VD), hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
-        call("cross_entropy", logits_NV.dtype, logits_NV, targets_N, losses_N, *logits_NV.shape)
+        call("cross_entropy", logits_NV.dtype, logits_NV, targets_N, losses_N, None, *logits_NV.shape)
         ctx.save_for_backward(hidden_ND, weight_VD, logits_NV)  # which are their own gradient now
         return losses_N
 
@@ -214,3 +214,16 @@ def cross_entropy(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) ->
         losses: Tensor = _CrossEntropy.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]
         return losses
     return F.cross_entropy(model.head(hidden_ND), targets_N, reduction="none")
+
+
+@torch.no_grad()
+def measured(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses [N] of `cross_entropy`, to the last bit, and the entropies [N] there, in nats; no gradient."""
+    if isinstance(model, FusedLanguageModel):
+        logits_NV = product(hidden_ND, model.lm_head.weight)
+        losses_N, entropies_N = hidden_ND.new_empty(2, len(hidden_ND), dtype=torch.float32)
+        call("cross_entropy", logits_NV.dtype, logits_NV, targets_N, losses_N, entropies_N, *logits_NV.shape)
+        return losses_N, entropies_N
+    logits_NV = model.head(hidden_ND)
+    log_probs = logits_NV.log_softmax(-1)
+    return F.cross_entropy(logits_NV, targets_N, reduction="none"), -(log_probs.exp() * log_probs).sum(-1)

@@ -17,7 +17,7 @@ from l2.files.errors import BadInput, UsageError
 from l2.model.transformer import LanguageModel
 from l2.tokens.shards import Shard
 from l2.train.compute import Sums
-from l2.train.fused import cross_entropy
+from l2.train.fused import cross_entropy, measured
 from l2.train.loop import Micro
 from l2.train.mix import EVERYTHING, Planned, Source, name_of, source_of_each
 from l2.train.order import MixedOrder
@@ -40,6 +40,13 @@ def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> 
         return chunk_losses(hidden_ND, targets_N)
     pieces = zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True)
     return torch.cat([checkpoint(chunk_losses, *piece, use_reentrant=False) for piece in pieces])
+
+
+def measured_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """`token_losses` [N] to the last bit, and the entropies [N] there, in nats, by one product; without gradients."""
+    pieces = zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True)
+    losses, entropies = zip(*(measured(model, *piece) for piece in pieces), strict=True)
+    return torch.cat(losses), torch.cat(entropies)
 
 
 def packed_loss(model: LanguageModel, tensors: Mapping[str, Tensor]) -> Sums:

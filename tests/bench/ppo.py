@@ -4,8 +4,8 @@ Four models of one shape: policy, reference, value and reward. 64 answers an ite
 ends them; one optimizer step an epoch (l2), or TRL's own count. Checkpoints count on neither side. TRL dropped PPO
 after 1.12, which needs an environment of its own (trl==1.12.0, accelerate, datasets):
 --peer 'trl=VENV/bin/python -m tests.bench.ppo --trl --worlds {world} --updates {updates}'. Contenders take turns within
-a round, and the first update of each is not counted; medians over rounds, with the least and the most. See
-shell/bench.sh; OMP_NUM_THREADS=1 is one thread.
+a round, and the first update of each is not counted, so that no round is thrown away; medians over rounds, with the
+least and the most. See shell/bench.sh; OMP_NUM_THREADS=1 is one thread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from l2.model.device import keep_memory, use_all_cores
 from l2.model.transformer import LanguageModel, ScalarModel
 from tests.bench.beside_trl import be_silent
 from tests.bench.generation import KINDS, SMALL, copied
-from tests.bench.turns import Run, programs, rounds, table
+from tests.bench.turns import Run, programs, table
 
 BATCH, LR, BETA = 64, 1e-6, 0.01
 TINY = ModelConfig(
@@ -170,7 +170,11 @@ def main() -> None:
     for world in asked.worlds:
         runs: dict[str, Run] = {f"l2 {kind}": partial(ours, world, kind, asked.updates) for kind in KINDS}
         runs |= programs(asked.peer, world=world, updates=asked.updates)
-        table(f"{world}, PPO", rounds(runs, asked.rounds), "episodes/s")
+        rates: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(asked.rounds):
+            for name, run in runs.items():
+                rates[name].append(run())
+        table(f"{world}, PPO", rates, "episodes/s")
 
 
 if __name__ == "__main__":

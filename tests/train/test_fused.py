@@ -15,7 +15,7 @@ from l2.model.checkpoint import new_model
 from l2.model.transformer import LanguageModel, Where, rotate
 from l2.train import fused
 from l2.train.compute import Compute
-from l2.train.pretrain import packed_loss
+from l2.train.pretrain import CHUNK, measured_losses, packed_loss, token_losses
 from tests.conftest import small_config
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -129,6 +129,22 @@ def test_each_kernel_in_double_precision():
     targets = torch.randint(0, 501, (33,), generator=random)
     truth = F.cross_entropy(hidden.double() @ head.double().T, targets, reduction="none")
     torch.testing.assert_close(fused._CrossEntropy.apply(hidden, head, targets).double(), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spread", [1, 40])
+def test_losses_without_a_gradient_are_those_with_one_and_entropies_are_exact(dtype, spread):
+    """To the last bit, chunk by chunk too; entropies against double precision, of the logits as they are rounded."""
+    random = torch.Generator().manual_seed(0)
+    model = new_model(small_config(501), 0).to(dtype)
+    fused.fuse(model)
+    hidden = (torch.randn(CHUNK + 33, model.config.dim, generator=random) * spread).to(dtype)
+    targets = torch.randint(0, 501, (len(hidden),), generator=random)
+    losses, entropies = measured_losses(model, hidden, targets)
+    assert torch.equal(losses, token_losses(model, hidden, targets).detach())
+    with torch.no_grad():
+        truth = torch.distributions.Categorical(logits=model.head(hidden).double()).entropy()
+    torch.testing.assert_close(entropies.double(), truth, rtol=2e-5, atol=2e-5)
 
 
 def test_what_is_no_number_stays_none():
