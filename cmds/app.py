@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
     "convert": ("Tools", "checkpoints to and from Meta's layout and llama2.c, with proof"),
+    "doctor": ("Tools", "what this machine can do, and the settings that follow"),
 }
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
