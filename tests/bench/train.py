@@ -32,11 +32,11 @@ from l2.model.device import keep_memory, use_all_cores
 from l2.train.loop import Micro, Settings, prepare, update
 from l2.train.meter import measured_peak
 from l2.train.pretrain import packed_loss, window_micro
-from tests.bench.generation import SHAPES, last_number
+from tests.bench.generation import KINDS, SHAPES
+from tests.bench.turns import Run, programs
 
 TOKENS = 4096  # a step
 BOS = 1
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Fixed:
@@ -140,7 +140,6 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="peaks of memory and no times")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # a process of --memory
     asked = parser.parse_args()
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
     keep_memory()
     threads = use_all_cores()
     if asked.alone:
@@ -152,13 +151,13 @@ def main() -> None:
                 subprocess.run([sys.executable, "-m", __spec__.name, name, "--shapes", shape, "--alone"], check=True)
         return
     print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {asked.steps} steps")
-    peaks = {name: measured_peak(torch.device("cpu"), dtype) for name, dtype in DTYPES.items()}
+    peaks = {name: measured_peak(torch.device("cpu"), dtype) for name, dtype in KINDS.items()}
     print("peak: " + ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items()))
     for shape in asked.shapes:
         config = SHAPES[shape]
         steps = contenders(config, asked.parts)
-        runs = {name: partial(rate, step, asked.steps) for name, step in steps.items()}
-        runs |= {name: partial(last_number, command.replace("{shape}", shape)) for name, command in peers.items()}
+        runs: dict[str, Run] = {name: partial(rate, step, asked.steps) for name, step in steps.items()}
+        runs |= programs(asked.peer, shape=shape)
         for step in steps.values():
             rate(step, 2)
         rates: dict[str, list[float]] = {name: [] for name in runs}
