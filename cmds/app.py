@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("Tools", "add reward-model scores to samples or dialogs"),
     "chat": ("Tools", "talk to a model in the terminal"),
     "convert": ("Tools", "checkpoints to and from Meta's layout and llama2.c, with proof"),
+    "doctor": ("Tools", "what this machine can do, and the settings that follow"),
 }
 
 # Options whose values the shell may have expanded from a pattern: they take every word up to the next option.
@@ -55,6 +56,9 @@ MANY = {
     "--checks",
     "--baseline",
 }
+
+
+VARIABLE = "_L2_COMPLETE"  # set by a shell that asks what may come next
 
 
 class ClosedPipe(Exception):
@@ -78,7 +82,11 @@ def help_text() -> str:
             lines += ["", f"{of}:"]
             group = of
         lines.append(f"  {name:<12} {line}")
-    lines += ["", "l2 COMMAND --help tells more. Try: l2 generate --model runs/chat --prompts prompts.jsonl"]
+    lines += [
+        "",
+        "l2 COMMAND --help tells more; l2 --install-completion teaches your shell commands and flags.",
+        "Try: l2 generate --model runs/chat --prompts prompts.jsonl",
+    ]
     return "\n".join(lines)
 
 
@@ -97,13 +105,10 @@ def spread(argv: list[str]) -> list[str]:
     return out
 
 
-def run(name: str, argv: list[str]) -> None:
-    """Import the module of command `name`, and call its function with `argv`."""
+def typer_command(name: str) -> Any:
+    """What typer makes of the function in the module of command `name`, which is imported."""
     import typer
 
-    # OpenMP threads that spin while they wait starve one another when anything else runs: 19,000 tokens/s fell to 300
-    # beside one busy process. A short spin costs nothing alone (LOG.md). Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     module = importlib.import_module("cmds." + name.replace("-", "_"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     function = getattr(module, name.replace("-", "_"))
@@ -120,7 +125,15 @@ def run(name: str, argv: list[str]) -> None:
             raise Interrupted from None
 
     app.command(name=name)(command)
-    typer.main.get_command(app).main(args=spread(argv), prog_name=f"l2 {name}", standalone_mode=True)
+    return typer.main.get_command(app)
+
+
+def run(name: str, argv: list[str]) -> None:
+    """Call the command `name` with `argv`."""
+    # OpenMP threads that spin while they wait starve one another when anything else runs: 19,000 tokens/s fell to 300
+    # beside one busy process. A short spin costs nothing alone (LOG.md). Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    typer_command(name).main(args=spread(argv), prog_name=f"l2 {name}", standalone_mode=True)
 
 
 def fail(command: str, message: str, status: int) -> int:
@@ -132,9 +145,13 @@ def fail(command: str, message: str, status: int) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run `l2 ARGV...` and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if VARIABLE not in os.environ and (not argv or argv[0] in ("-h", "--help", "help")):
         print(help_text())
         return 0
+    if VARIABLE in os.environ or argv[0] in ("--install-completion", "--show-completion"):
+        from cmds.completion import complete
+
+        complete(argv)
     name, rest = argv[0], argv[1:]
     if name == "--version":
         from l2.files.manifest import version

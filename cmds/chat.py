@@ -10,7 +10,7 @@ import typer
 
 from cmds.console import Console
 from cmds.options import Device, Model, Quiet, Seed
-from cmds.sampling import Dtype, MaxNewTokens, Temperature, TopP
+from cmds.sampling import Dtype, MaxNewTokens
 from l2.files.errors import BadInput, L2Error, UsageError
 
 if TYPE_CHECKING:
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 def chat(
     model: Model,
     system: Annotated[str | None, typer.Option("--system", help="System message.", show_default=False)] = None,
-    temperature: Temperature = 0.6,
-    top_p: TopP = 0.9,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 is greedy (Meta's).")
+    ] = 0.6,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of this mass; 1 is everything (Meta's).")
+    ] = 0.9,
     max_new_tokens: MaxNewTokens = 256,
     seed: Seed = 0,
     device: Device = "auto",
@@ -31,7 +35,7 @@ def chat(
     """Talk to a model: each line is a turn, the answers are on stdout, Ctrl-D ends. Also works in a pipe.
 
     /system TEXT sets the system message, /reset forgets what was said, /save FILE appends the dialog to FILE. Ctrl-C
-    ends the answer, and twice at the prompt the chat. Temperature and top-p are Meta's. When the context is full, the
+    ends the answer, and twice at the prompt the chat. When the context is full, the
     oldest turns are forgotten.
 
     Example: l2 chat --model runs/chat --system "Answer in one sentence."

@@ -29,7 +29,7 @@ def survey(
     down, 0 to 1: mean, quantiles, and the share in what was the low tail of the first model (Figure 20). Refusals, by
     rules on how an answer opens: of prompts that only sound dangerous they are false (Figure 33). Toxic answers.
 
-    Example: l2 generate --model chat -n 25 --temperature 0.7 --prompts shell/prompts/creative.jsonl | l2 survey
+    Example: l2 generate --model runs/chat --prompts prompts.jsonl -n 25 --temperature 0.7 | l2 survey
     """
     from l2.eval.survey import survey as surveyed
     from l2.eval.survey import survey_records

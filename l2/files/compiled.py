@@ -30,17 +30,37 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
+def compiler() -> list[str]:
+    """The command that compiles: $CXX, or c++."""
+    return shlex.split(os.environ.get("CXX") or "c++")
+
+
+def cache() -> Path:
+    """Where what was built stays."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "l2")
+
+
+def compiler_works() -> str | None:
+    """The first line of the compiler's --version, where it builds a library with OpenMP; else None."""
+    with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "try.cpp")
+        source.write_text('#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n')
+        command = [*compiler(), *FLAGS, "-fopenmp", str(source), "-o", str(source.with_suffix(".so"))]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        told = subprocess.run([*compiler(), "--version"], check=True, capture_output=True, text=True, timeout=60)
+        return told.stdout.partition("\n")[0]
+    return None
+
+
 def compiled(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
     """The library of one source file, from the user's cache where it was built before; None where it can't be built."""
-    compiler = shlex.split(os.environ.get("CXX") or "c++")
-    key = "\n".join([source.read_text(), HEADER.read_text(), *FLAGS, *flags, *compiler, _processor()])
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    built = Path(home, "l2", f"{source.stem}-{xxhash.xxh3_64_hexdigest(key.encode())}.so")
+    key = "\n".join([source.read_text(), HEADER.read_text(), *FLAGS, *flags, *compiler(), _processor()])
+    built = cache() / f"{source.stem}-{xxhash.xxh3_64_hexdigest(key.encode())}.so"
     with suppress(OSError):  # not there, or broken: built anew
         return ctypes.CDLL(str(built))
     with suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
         made = Path(folder, built.name)
-        command = [*compiler, *FLAGS, *flags, f"-I{HEADER.parent}", str(source), "-o", str(made)]
+        command = [*compiler(), *FLAGS, *flags, f"-I{HEADER.parent}", str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         with suppress(OSError, L2Error):  # a home that can't be written to: built anew in each process
             write_atomic(built, made.read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 import torch
 
@@ -52,9 +53,19 @@ def keep_memory() -> None:
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
 
 
+def usable_cores(system: Path = Path("/sys")) -> int:
+    """Physical cores that this process may use: two threads of one core count once, and a container's quota holds."""
+    logical = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    siblings = [system / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in logical]
+    cores = len({path.read_text() if path.exists() else path for path in siblings})
+    quota = system / "fs/cgroup/cpu.max"  # microseconds in each period, and the period
+    if quota.exists() and (pair := quota.read_text().split())[0].isdecimal():
+        cores = min(cores, int(pair[0]) // int(pair[1]))
+    return max(1, cores)
+
+
 def use_all_cores() -> int:
     """Set torch's threads to the cores this process may use (OMP_NUM_THREADS decides where set); returns how many."""
     if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(cores)
+        torch.set_num_threads(usable_cores())
     return torch.get_num_threads()

@@ -14,9 +14,9 @@ from l2.tokens.tokenizer import Tokenizer
 from tests.conftest import small_config
 
 
-def save_talker(directory: Path, tokenizer: Tokenizer) -> None:
+def save_talker(directory: Path, tokenizer: Tokenizer, **changes: object) -> None:
     """A random model, but for its answers: they end after about seven tokens."""
-    model = new_model(small_config(tokenizer.vocab_size))
+    model = new_model(small_config(tokenizer.vocab_size, **changes))
     with torch.no_grad():
         mean_D = model.hidden(torch.arange(60)[None]).mean((0, 1))
         model.lm_head.weight[tokenizer.eos_id] = 4 * mean_D / mean_D.square().sum()
