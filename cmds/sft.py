@@ -116,7 +116,7 @@ def sft(
     for name, (examples, _) in zip(held_out_names, held_out, strict=True):
         if not examples:
             raise BadInput(name, "no dialog to validate on", "at least one")
-        judged_by.setdefault(name_of(Path(name), sources if mix is not None else ()), []).extend(examples)
+        judged_by.setdefault(name_of(Path(name), ()), []).extend(examples)
     if show:
         _show(chain.from_iterable(examples for examples, _ in read), show, vocabulary)
         return
