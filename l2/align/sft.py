@@ -19,6 +19,8 @@ from l2.train.loop import Micro
 from l2.train.order import epoch_order, shuffled
 from l2.train.pretrain import token_losses
 
+EVEN = 32  # rows are padded to a multiple: few shapes, for the reason that `evened` tells (ours)
+
 
 class Source(NamedTuple):
     """Dialogs of one file, and how many times a pass over the data reads them."""
@@ -40,7 +42,7 @@ def visits(size: int, epochs: float, seed: int, source: int, number: int) -> npt
 def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     """A micro-batch of rows [B, T], each of several examples that don't see one another."""
     width = max(sum(len(e.ids) for e in row) for row in rows)
-    shape = (len(rows), min(width, seq_len))
+    shape = (len(rows), min(-(-width // EVEN) * EVEN, seq_len))
     tokens_BT, positions_BT = (np.zeros(shape, np.int64) for _ in range(2))
     targets_BT = np.full(shape, -1)
     for b, row in enumerate(rows):
