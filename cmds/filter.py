@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -72,6 +72,32 @@ def _check_outputs(files: Iterable[str], outputs: Mapping[str, str | None], shar
     if outputs["--report"] == STDIO:
         raise UsageError("--report -: documents go to stdout; name a file")
     check_outputs(files, outputs)
+
+
+def _filter_shard(
+    console: Console, files: Sequence[str], settings: FilterSettings, resources: Resources, written: str
+) -> None:
+    """One share of the input, `written` as I/N, into the work directory."""
+    from l2.text.filtering import filter_shard
+
+    with console.progress("documents") as progress:
+        done = filter_shard(files, settings, resources, _shard(written), on_progress=progress)
+    what = "checked" if done.checked else "read"
+    then = "when all are, run it without --shard" if done.checked else "run it again when all shards have"
+    console.say(f"shard {written}: its {done.parts} of all {done.total} parts are {what}; {then}")
+
+
+def _tell_counts(console: Console, counts: Mapping[str, Any]) -> None:
+    """What a whole run did, from the counts of its report."""
+    for held in counts["held_back"]:
+        like = f"{held['documents']:,} documents like {held['of']!r} are {held['share']:.0%} of {held['source']}"
+        console.say(f"warning: {like}: kept, since a template or a licence should not swallow a source")
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
+    said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
+    edits = counts["lines"]
+    console.say(f"{said}; of {edits['in']:,} lines {edits['dropped']:,} dropped" if edits["in"] else said)
+    if cuts := counts["perplexity"]:
+        console.say(f"perplexity: 30 % up to {cuts['p30']}, 60 % up to {cuts['p60']}")
 
 
 def filter(
@@ -260,7 +286,7 @@ def filter(
     from l2.files.jsonl import open_writer, write_records
     from l2.files.ledger import open_ledger
     from l2.text.explain import explain as explain_document
-    from l2.text.filtering import filter_documents, filter_shard
+    from l2.text.filtering import filter_documents
     from l2.text.pipeline import FilterSettings
     from l2.text.thresholds import parse_thresholds
     from l2.text.workplace import Resources
@@ -298,24 +324,12 @@ def filter(
     resources = Resources(jobs, engine, work, memory)
     _say_expected(console, files, settings, resources)
     if shard is not None:
-        with console.progress("documents") as progress:
-            done = filter_shard(files or (), settings, resources, _shard(shard), on_progress=progress)
-        then = "run it again when all shards have" if not done.checked else "when all are, run it without --shard"
-        what = "checked" if done.checked else "read"
-        console.say(f"shard {shard}: its {done.parts} of all {done.total} parts are {what}; {then}")
+        _filter_shard(console, files or (), settings, resources, shard)
         return
     with open_writer(output) as writer, open_ledger(rejects) as ledger, console.progress("documents") as progress:
         counts = filter_documents(files or (), writer, ledger, settings, resources, on_progress=progress)
     if report is not None:
         write_atomic(report, orjson.dumps(counts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    for held in counts["held_back"]:
-        like = f"{held['documents']:,} documents like {held['of']!r} are {held['share']:.0%} of {held['source']}"
-        console.say(f"warning: {like}: kept, since a template or a licence should not swallow a source")
-    rules = ", ".join(f"{rule} {count:,}" for rule, count in counts["rules"].items())
-    said = f"{counts['in']:,} documents, {counts['kept']:,} kept{'; rejected: ' if rules else ''}{rules}"
-    edits = counts["lines"]
-    console.say(f"{said}; of {edits['in']:,} lines {edits['dropped']:,} dropped" if edits["in"] else said)
+    _tell_counts(console, counts)
     if where and not counts["kept"]:
         console.say(f"no document passes --where {' and '.join(where)}: are the fields named as documents have them?")
-    if cuts := counts["perplexity"]:
-        console.say(f"perplexity: 30 % up to {cuts['p30']}, 60 % up to {cuts['p60']}")

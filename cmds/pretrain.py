@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -122,12 +123,10 @@ def pretrain(
     Example: l2 pretrain --shards data/*.bin --preset nano --out runs/base
     """
     from cmds.training import run_training
-    from l2.files.jsonl import expand
     from l2.generate.engine import Sampling
     from l2.generate.samples import sampler_of
     from l2.model.checkpoint import new_model
     from l2.model.device import pick_device, pick_dtype
-    from l2.tokens.shards import Shard, check_tokenizer
     from l2.tokens.tokenizer import MODEL_FILE
     from l2.train.derivation import derive
     from l2.train.loop import Settings
@@ -137,33 +136,20 @@ def pretrain(
     from l2.train.schedule import warmup_of
 
     console = Console("pretrain", quiet)
-    data = [Shard(path, raw_uint16) for path in expand(shards)]
-    held_out = [Shard(path, raw_uint16) for path in expand(val_shards or ())]
-    vocabulary = _tokenizer(tokenizer, data)
-    check_tokenizer([*data, *held_out], vocabulary.sha256)
+    data, held_out, vocabulary = _open(shards, val_shards or (), tokenizer, raw_uint16)
     where = pick_device(device)
     tokens = sum(shard.token_count for shard in data)
     name = preset or choose_preset(tokens, vocabulary.vocab_size, where.type == "cuda")
     column = find_preset(name)
     length = seq_len or column.seq_len
-    if batch_tokens is not None and batch_tokens < length:
-        raise UsageError(f"--batch-tokens {batch_tokens} is less than one window of {length} tokens (--seq-len)")
-    if keep_every % save_every:
-        raise UsageError(f"--keep-every {keep_every} is no multiple of --save-every {save_every}: nothing to keep then")
+    _check_numbers(length, batch_tokens, save_every, keep_every)
     batch = max(1, (batch_tokens or column.batch_tokens) // length)
     micro = micro_batch or max(1, min(batch, 4096 // length))
     objective = Pretraining(
-        data,
-        length,
-        batch,
-        micro,
-        seed,
-        vocabulary.bos_id,
-        held_out,
-        cross_document,
+        data, length, batch, micro, seed, vocabulary.bos_id, held_out, cross_document,
         sources=parse_mix(mix) if mix is not None else EVERYTHING,
         count_bytes=vocabulary.byte_counter() if held_out else None,
-    )
+    )  # fmt: skip
     hashes = [(str(shard.path), shard.verify(vocabulary.vocab_size)) for shard in [*data, *held_out]]
     total = objective.epoch_steps if steps is None else steps
     plan = Settings(
@@ -180,46 +166,28 @@ def pretrain(
         on_spike=on_spike,
     )
     config = column.config(vocabulary.vocab_size, length)
-    settings = {
-        "preset": name,
-        "steps": total,
-        "seq_len": length,
-        "batch": batch,
-        "lr": plan.lr,
-        "warmup": plan.warmup,
-        "dtype": str(plan.dtype).removeprefix("torch."),
-        "cross_document": cross_document,
-        "compile": plan.compiled,
-        "seed": seed,
-    }
-    if mix is not None:
-        settings["mix"] = mix
+    settings = {"preset": name, "steps": total, "seq_len": length, "batch": batch, "lr": plan.lr, "warmup": plan.warmup}
+    settings |= {"dtype": str(plan.dtype).removeprefix("torch."), "cross_document": cross_document}
+    settings |= {"compile": plan.compiled, "seed": seed} | ({} if mix is None else {"mix": mix})
     free = {"on_spike": on_spike, "recompute": recompute}  # a run may go on with others
     told = ", ".join(f"{name} {value}" for name, value in (settings | free).items())
     console.say(f"{config.parameters:,} parameters, {tokens:,} tokens, {told}")
-    if mix is not None:
-        for source in objective.planned(total):
-            amount = f"{source.tokens:,} tokens ({source.share:.1%})"
-            console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
-    draw = None
-    if sample:
-        sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=128, seed=seed)  # Meta's text completion
-        draw = sampler_of(vocabulary, sample, length, sampling, out)
+    for source in () if mix is None else objective.planned(total):
+        amount = f"{source.tokens:,} tokens ({source.share:.1%})"
+        console.say(f"mix: {source.pattern}: {amount}, {source.epochs:.2f} epochs")
+    sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=128, seed=seed)  # Meta's text completion
+    draw = sampler_of(vocabulary, sample, length, sampling, out) if sample else None
     if dry_run:
         for line in derive(name, column, config, tokens, plan, batch * length):
             console.say(line)
-        ranks = from_environment("WORLD_SIZE", 1, 1)
-        _tell_plan(console, config, plan, total * batch * length, micro * length, ranks, where)
+        _tell_plan(console, config, plan, total * batch * length, micro * length, where)
         return
+    known = {"shards": hashes[: len(data)], "val_shards": hashes[len(data) :]}
     run_training(
         console,
         out,
         settings=settings,
-        inputs={
-            "shards": hashes[: len(data)],
-            "val_shards": hashes[len(data) :],
-            "tokenizer": [(MODEL_FILE, vocabulary.sha256)],
-        },
+        inputs=known | {"tokenizer": [(MODEL_FILE, vocabulary.sha256)]},
         where=where,
         parameters=config.parameters,
         make_model=lambda: new_model(config, seed).to(where),
@@ -232,18 +200,41 @@ def pretrain(
     )
 
 
+def _open(
+    shards: Sequence[str], val_shards: Sequence[str], tokenizer: str | None, raw_uint16: bool
+) -> tuple[list[Shard], list[Shard], Tokenizer]:
+    """Shards to learn from, those held out, and the tokenizer that made both."""
+    from l2.files.jsonl import expand
+    from l2.tokens.shards import Shard, check_tokenizer
+
+    data, held_out = ([Shard(path, raw_uint16) for path in expand(some)] for some in (shards, val_shards))
+    vocabulary = _tokenizer(tokenizer, data)
+    check_tokenizer([*data, *held_out], vocabulary.sha256)
+    return data, held_out, vocabulary
+
+
+def _check_numbers(length: int, batch_tokens: int | None, save_every: int, keep_every: int) -> None:
+    """Raises UsageError for a step of less than one window of `length`, and checkpoints to keep that none saves."""
+    if batch_tokens is not None and batch_tokens < length:
+        raise UsageError(f"--batch-tokens {batch_tokens} is less than one window of {length} tokens (--seq-len)")
+    if keep_every % save_every:
+        raise UsageError(f"--keep-every {keep_every} is no multiple of --save-every {save_every}: nothing to keep then")
+
+
 def _tell_plan(
-    console: Console, config: ModelConfig, plan: Settings, tokens: int, micro: int, ranks: int, where: torch.device
+    console: Console, config: ModelConfig, plan: Settings, tokens: int, micro: int, where: torch.device
 ) -> None:
-    """Memory, work, time and energy of a run that is not started."""
+    """Memory, work, time and energy of a run that is not started, for as many ranks as WORLD_SIZE says."""
     from l2.train.plan import FRACTION, cost, memory
     from l2.train.rehearsal import rehearse
 
+    ranks = from_environment("WORLD_SIZE", 1, 1)
     held = memory(config, plan.dtype, micro, ranks, plan.recompute, where.type == "cpu")
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in vars(held).items())
     console.say(f"memory of each of {ranks} ranks, as counted: {held.total / 2**30:.2f} GiB ({parts})")
     if ranks > 1:
-        peak = rehearse(config, plan.dtype, max(1, micro // config.max_seq_len), ranks, plan.recompute)
+        with console.progress("layers") as progress:
+            peak = rehearse(config, plan.dtype, max(1, micro // config.max_seq_len), ranks, plan.recompute, progress)
         parts = ", ".join(f"{kind.lower()} {size / 2**30:.2f}" for kind, size in peak.items() if kind != "Total")
         console.say(f"the same of FSDP2 on a pretended group, at the peak: {peak['Total'] / 2**30:.2f} GiB ({parts})")
     need = cost(config, tokens, where, plan.dtype, ranks)

@@ -29,6 +29,10 @@ def report(
             help="Write a model card (paper Table 52) into this checkpoint, as README.md.",
         ),
     ] = None,
+    figures: Annotated[
+        str | None,
+        typer.Option("--figures", metavar="DIR", show_default=False, help="Write each figure there as NAME.svg."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a README.md that --card did not write, or that was changed.")
     ] = False,
@@ -44,18 +48,19 @@ def report(
     Example: l2 report runs/quickstart/seed-0 -o report.html --card runs/quickstart/seed-0/gatt
     """
     import sys
+    from pathlib import Path
 
     from l2.files.atomic import write_atomic
     from l2.report.card import write_card
     from l2.report.gather import gather
-    from l2.report.page import render
+    from l2.report.page import pictures, render
     from l2.report.story import tell
     from l2.report.terminal import show
 
     if not paths:
         raise UsageError("name a run directory, or files of results")
-    if output is None and not text and card is None:
-        raise UsageError("say what to make: -o report.html, --text or --card CHECKPOINT")
+    if output is None and not text and card is None and figures is None:
+        raise UsageError("say what to make: -o report.html, --text, --card CHECKPOINT or --figures DIR")
     console = Console("report", quiet)
     found = gather(paths)
     told = tell(found, paths)
@@ -67,5 +72,9 @@ def report(
         sys.stdout.buffer.write(render(told).encode())
     elif output is not None:
         write_atomic(output, render(told).encode())
+    if figures is not None:
+        Path(figures).mkdir(parents=True, exist_ok=True)
+        for name, drawn in pictures(told).items():
+            write_atomic(Path(figures) / name, drawn.encode())
     if text:
         sys.stdout.buffer.write(show(told).encode())

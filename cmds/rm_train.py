@@ -62,7 +62,7 @@ def rm_train(
 
     Example: l2 rm-train --model runs/sft --data preferences.jsonl --margin small --out runs/rm
     """
-    from cmds.training import parent, read_inputs, run_training
+    from cmds.training import finetuning_plan, parent, read_inputs, run_training
     from l2.align.losses import MARGINS
     from l2.align.preferences import EXCLUDED, UNLABELLED, encode_pairs, margins_of, mixed, valid
     from l2.align.reward import Ranking
@@ -70,8 +70,6 @@ def rm_train(
     from l2.model.checkpoint import check_vocabulary, load_config, load_model, scalar_from
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
-    from l2.train.loop import Settings
-    from l2.train.schedule import warmup_of
 
     console = Console("rm-train", quiet)
     config, _ = load_config(model)
@@ -97,24 +95,8 @@ def rm_train(
     if aux_weight and all(pair.safe == UNLABELLED for pair in pairs):
         console.say("no pair is labelled by safety: --aux-weight has nothing to learn from")
     where = pick_device(device)
-    objective = Ranking(
-        pairs,
-        batch,
-        micro_batch,
-        epochs,
-        seed,
-        config.dim,
-        aux_weight,
-        shown,
-    )
-    plan = Settings(
-        steps=objective.steps,
-        lr=lr,
-        warmup=warmup_of(objective.steps, 0.03),
-        dtype=pick_dtype(dtype, where),
-        save_every=save_every,
-        eval_every=eval_every,
-    )
+    objective = Ranking(pairs, batch, micro_batch, epochs, seed, config.dim, aux_weight, shown)
+    plan = finetuning_plan(objective.steps, lr, pick_dtype(dtype, where), save_every, eval_every)
     console.say(f"{len(pairs):,} pairs, {plan.steps} steps, margin {margin}, auxiliary weight {aux_weight:g}")
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "margin": margin, "aux_weight": aux_weight}
     settings |= ({"mix_preset": mix_preset} if mix_preset else {}) | ({"left_out": left} if left else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,9 +13,10 @@ import typer
 
 from cmds.console import Console, rank_and_world
 from cmds.options import Device, Dtype, Model, OnBad, Out, Overwrite, Quiet, Rejects, Seed, TensorBoard
+from l2.files.errors import BadInput
 
 if TYPE_CHECKING:
-    from l2.align.examples import Example
+    from l2.align.examples import Example, Examples
     from l2.tokens.tokenizer import Tokenizer
 
 AUTHORS = 16  # models whose sampled dialogs the manifest counts, the commonest (ours)
@@ -81,18 +82,15 @@ def sft(
     """
     from dataclasses import replace
 
-    from cmds.training import check_shared, parent, run_training
+    from cmds.training import check_shared, finetuning_plan, parent, run_training
     from l2.align.examples import read_examples
     from l2.align.sft import FineTuning, Source
-    from l2.files.errors import BadInput
     from l2.files.jsonl import STDIO, expand
     from l2.files.ledger import open_ledger
     from l2.model.checkpoint import AnyModel, base_of, check_vocabulary, load_config, load_language_model
     from l2.model.device import pick_device, pick_dtype
     from l2.tokens.tokenizer import load_tokenizer
-    from l2.train.loop import Settings
-    from l2.train.mix import EVERYTHING, name_of, parse_mix, source_of_each
-    from l2.train.schedule import warmup_of
+    from l2.train.mix import EVERYTHING, parse_mix, source_of_each
 
     console = Console("sft", quiet)
     start_from = str(base_of(model)) if from_base else model
@@ -107,42 +105,22 @@ def sft(
     with open_ledger(rejects if not rank_and_world()[0] else None) as ledger, console.progress("dialogs") as progress:
         on_bad_line = ledger.bad_line if on_bad == "skip" else None
         read, held_out = (
-            [read_examples(name, vocabulary, length, form, on_bad_line, progress) for name in part]
+            [(name, *read_examples(name, vocabulary, length, form, on_bad_line, progress)) for name in part]
             for part in (names, held_out_names)
         )
-    if not any(examples for examples, _ in read):
+    learned = [examples for _, examples, _ in read]
+    if not any(learned):
         raise BadInput(", ".join(names), "no dialog to learn from", "at least one")
-    judged_by: dict[str, list[Example]] = {}
-    for name, (examples, _) in zip(held_out_names, held_out, strict=True):
-        if not examples:
-            raise BadInput(name, "no dialog to validate on", "at least one")
-        judged_by.setdefault(name_of(Path(name), ()), []).extend(examples)
+    judged_by = _by_file([(name, examples) for name, examples, _ in held_out])
     if show:
-        _show(chain.from_iterable(examples for examples, _ in read), show, vocabulary)
+        _show(chain.from_iterable(learned), show, vocabulary)
         return
     where = pick_device(device)
-    objective = FineTuning(
-        [Source(examples, sources[i].epochs) for (examples, _), i in zip(read, of_each, strict=True)],
-        length,
-        batch,
-        micro_batch,
-        epochs,
-        seed,
-        judged_by,
-    )
-    plan = Settings(
-        steps=objective.steps,
-        lr=lr,
-        warmup=warmup_of(objective.steps, 0.03),
-        dtype=pick_dtype(dtype, where),
-        save_every=save_every,
-        eval_every=eval_every,
-    )
-    if cut := sum(examples.cut_turns for examples, _ in read):
-        console.say(f"{cut:,} dialogs are longer than {length:,} tokens and keep the turns that fit")
-    if cut := sum(examples.cut_answers for examples, _ in read):
-        console.say(f"{cut:,} dialogs have no answer that fits into {length:,} tokens; it was cut in two")
-    dialogs = sum(len(examples) for examples, _ in read)
+    weighed = [Source(examples, sources[i].epochs) for examples, i in zip(learned, of_each, strict=True)]
+    objective = FineTuning(weighed, length, batch, micro_batch, epochs, seed, judged_by)
+    plan = finetuning_plan(objective.steps, lr, pick_dtype(dtype, where), save_every, eval_every)
+    _tell_cut(console, learned, length)
+    dialogs = sum(map(len, learned))
     console.say(f"{dialogs:,} dialogs; in all epochs {objective.rows:,} rows of {length} tokens, {plan.steps} steps")
 
     def make_model() -> AnyModel:
@@ -150,23 +128,17 @@ def sft(
         start.config = replace(start.config, max_seq_len=length)
         return start
 
-    settings = {
-        "epochs": epochs,
-        "batch": batch,
-        "seq_len": length,
-        "lr": lr,
-        "dtype": str(plan.dtype).removeprefix("torch."),
-        "seed": seed,
-    }
-    authors = sum((examples.written_by for examples, _ in read), Counter[str]())
+    authors = sum((examples.written_by for examples in learned), Counter[str]())
+    settings = {"epochs": epochs, "batch": batch, "seq_len": length, "lr": lr, "seed": seed}
     more = {"mix": mix, "format": form, "written_by": dict(authors.most_common(AUTHORS)) or None}
+    more["dtype"] = str(plan.dtype).removeprefix("torch.")
     run_training(
         console,
         out,
         settings=settings | {name: value for name, value in more.items() if value is not None},
         inputs={
-            "data": [(name, sha256) for name, (_, sha256) in zip(names, read, strict=True)],
-            "eval_data": [(name, sha256) for name, (_, sha256) in zip(held_out_names, held_out, strict=True)],
+            "data": [(name, sha256) for name, _, sha256 in read],
+            "eval_data": [(name, sha256) for name, _, sha256 in held_out],
             "model": parent(start_from),
         },
         where=where,
@@ -178,6 +150,26 @@ def sft(
         overwrite=overwrite,
         tensorboard=tensorboard,
     )
+
+
+def _by_file(held_out: Iterable[tuple[str, Examples]]) -> dict[str, list[Example]]:
+    """Held-out dialogs by the names of their files. Raises BadInput for a file without one."""
+    from l2.train.mix import name_of
+
+    judged_by: dict[str, list[Example]] = {}
+    for name, examples in held_out:
+        if not examples:
+            raise BadInput(name, "no dialog to validate on", "at least one")
+        judged_by.setdefault(name_of(Path(name), ()), []).extend(examples)
+    return judged_by
+
+
+def _tell_cut(console: Console, read: Sequence[Examples], length: int) -> None:
+    """How many dialogs had to be cut to the context of `length` tokens."""
+    if cut := sum(examples.cut_turns for examples in read):
+        console.say(f"{cut:,} dialogs are longer than {length:,} tokens and keep the turns that fit")
+    if cut := sum(examples.cut_answers for examples in read):
+        console.say(f"{cut:,} dialogs have no answer that fits into {length:,} tokens; it was cut in two")
 
 
 def _show(examples: Iterable[Example], count: int, tokenizer: Tokenizer) -> None:

@@ -66,6 +66,14 @@ def told_validation(line: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def finetuning_plan(steps: int, lr: float, dtype: torch.dtype, save_every: int, eval_every: int) -> Settings:
+    """How sft and rm-train train: a warm-up of 3 % (paper A.3.4, of reward models), all else as in pretraining."""
+    from l2.train.loop import Settings
+    from l2.train.schedule import warmup_of
+
+    return Settings(steps, lr, warmup_of(steps, 0.03), dtype=dtype, save_every=save_every, eval_every=eval_every)
+
+
 def run_training(
     console: Console,
     out: str,

@@ -3,6 +3,8 @@
 # a file of tests/bench (generation where it names none); each tells its options with --help.
 # bash shell/bench.sh [decode prefill best-of heads] [--shapes 8M] [--peer 'llama2.c=./run {model} -t 1.0 -n 256']
 # bash shell/bench.sh train [contenders] [--shapes 8M] [--peer 'litgpt=PYTHON tests/bench/train_peers.py litgpt {shape}']
+# bash shell/bench.sh train --memory [contenders]  # how much each takes at most
+# bash shell/bench.sh time_to --home runs/quickstart/seed-0 --target 2.2 --litgpt PYTHON  # seconds to a loss
 # bash shell/bench.sh corpus documents.jsonl runs/dedup --megabytes 210  # real text, 10 MB or more: the quickstart's
 # bash shell/bench.sh dedup runs/dedup --peer 'rensa=VENV/bin/python tests/bench/dedup_peers.py rensa {docs} {kept}'
 # bash shell/bench.sh filter --docs docs.jsonl \

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from cmds.app import main
 from l2.files.errors import L2Error
 from l2.model.checkpoint import new_model, save_model, scalar_from
 from l2.model.config import ModelConfig
@@ -59,3 +63,16 @@ def rm_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Pa
     path = tmp_path_factory.mktemp("rm")
     save_model(scalar_from(new_model(small_config(tokenizer.vocab_size), seed=1), seed=1), path, tokenizer)
     return path
+
+
+@pytest.fixture
+def l2(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*argv: object, stdin: str | bytes = b"") -> tuple[int, str, str]:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        status = main([str(word) for word in argv])
+        return (status, *capfd.readouterr())
+
+    return run

@@ -5,15 +5,14 @@ A judge (l2/eval/judges.py) makes an item of each pair; `measure` makes the figu
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from l2.eval.metrics import Estimate, mean, ratio, wilson
+from l2.eval.stamp import made, task_version
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
-from l2.files.manifest import sha256_records, version
 from l2.tokens.chat import messages_of
 
 VERSION = 1  # of the judges' rules and of what is measured: another rule is another version
@@ -205,11 +204,10 @@ def result_records(measured: Measured, inputs: Sequence[Record]) -> list[dict[st
     """Result records (design.md §2), one a metric; `inputs` are what was read."""
     common = {
         "protocol": measured.protocol,
-        "task_version": f"{VERSION}-{sha256_records(list(inputs))[:12]}",
+        "task_version": task_version(VERSION, inputs),
         "model": measured.model,
         **({} if measured.baseline is None else {"baseline": measured.baseline}),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "l2_version": version(),
+        **made(),
     }
     return [
         {"task": measured.task, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from l2.eval.stamp import made, task_version
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
-from l2.files.manifest import sha256_records, version
 from l2.files.progress import OnProgress, ignore
 from l2.tokens.shards import Shard
 from l2.tokens.suffixes import Texts, joined, longest_matches
@@ -191,9 +190,8 @@ def contamination_records(found: Sequence[Contaminated], inputs: Sequence[Record
     """
     common = {
         "protocol": "token runs, 4 mismatches",
-        "task_version": f"{VERSION}-{sha256_records(list(inputs))[:12]}",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "l2_version": version(),
+        "task_version": task_version(VERSION, inputs),
+        **made(),
     }
     results: list[dict[str, Any]] = []
     for task, metric, items, tables in found:

@@ -127,3 +127,8 @@ def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
     stderr = math.hypot(*known) / len(estimates) if len(known) == len(estimates) else None
     value = math.fsum(estimate.value for estimate in estimates) / len(estimates)
     return Estimate(value, stderr, sum(estimate.n for estimate in estimates))
+
+
+def probability(logit: float) -> float:
+    """σ(logit), without overflow: a raw score on the paper's scale from 0 to 1."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))

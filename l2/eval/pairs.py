@@ -13,12 +13,12 @@ from typing import Any
 
 from l2.align.losses import GATE_LOGIT, RATINGS
 from l2.align.preferences import SAFE, conversation, encode_pairs, valid
-from l2.eval.metrics import Estimate, mean, preferred, wilson
+from l2.eval.metrics import Estimate, mean, preferred, probability, wilson
 from l2.eval.subject import Item, Subject
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress
-from l2.generate.scoring import last_scores, probability
+from l2.generate.scoring import last_scores
 
 BINS = 20  # of a score, 0 to 1
 SURE = 10  # bins of how sure the model is, 0.5 to 1

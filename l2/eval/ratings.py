@@ -32,7 +32,7 @@ from l2.eval.compare import (
     traits,
     turns_of,
 )
-from l2.eval.metrics import Estimate, mean, ratio
+from l2.eval.metrics import Estimate, mean, probability, ratio
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 
@@ -271,9 +271,7 @@ def measure_quality(items: Sequence[Item]) -> Metrics:
     found: Metrics = {}
     for name in items[0]["rewards"]:
         for group, members in groups(items, ("quality",)):
-            # σ of a raw score; the hyperbolic tangent can't overflow
-            scores = [(1 + math.tanh(item["rewards"][name] / 2)) / 2 for item in members]
-            found[name + group] = mean(scores)
+            found[name + group] = mean([probability(item["rewards"][name]) for item in members])
     for name in items[0]["rewards"]:
         if len({item["median"] for item in items}) > 1 and len({item["rewards"][name] for item in items}) > 1:
             found[f"rank_correlation_{name}"] = spearman(

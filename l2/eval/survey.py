@@ -5,19 +5,17 @@ Figure 20 (rewards, version by version), Figure 21 (Self-BLEU by temperature), F
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from l2.eval.diversity import self_bleu
-from l2.eval.metrics import Estimate, mean, ratio
+from l2.eval.metrics import Estimate, clustered, mean, probability
 from l2.eval.refusals import refuses
+from l2.eval.stamp import made, task_version
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record
-from l2.files.manifest import sha256_records, version
 from l2.text.toxicity import TOXIC
 
 VERSION = 1  # of the metrics below
@@ -52,7 +50,7 @@ def diversity(samples: Sequence[Record]) -> dict[str, Estimate]:
 
 def score_of(sample: Record, judge: str) -> float:
     """The sample's reward by `judge` as the paper has it, 0 to 1: the sigmoid of the raw one."""
-    return 0.5 * (1.0 + math.tanh(float(sample["rewards"][judge]) / 2))
+    return probability(float(sample["rewards"][judge]))
 
 
 def rewarded(samples: Sequence[Record], first: Sequence[Record]) -> dict[str, Estimate]:
@@ -71,11 +69,9 @@ def rewarded(samples: Sequence[Record], first: Sequence[Record]) -> dict[str, Es
 
 
 def _clustered(values: Sequence[float], samples: Sequence[Record]) -> Estimate:
-    """The mean of `values`, with the samples of one prompt sampled together."""
-    sums: dict[Any, list[float]] = {}
-    for value, sample in zip(values, samples, strict=True):
-        sums.setdefault(sample.get("id", id(sample)), []).append(value)
-    return ratio([math.fsum(some) for some in sums.values()], [float(len(some)) for some in sums.values()])
+    """The mean of `values`, with the samples of one prompt sampled together; n counts the prompts."""
+    prompts = [str(sample.get("id", id(sample))) for sample in samples]
+    return clustered(values, prompts)._replace(n=len(set(prompts)))
 
 
 def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequence[str] = BY) -> Iterator[Group]:
@@ -111,9 +107,8 @@ def survey_records(
     common = {
         "task": task,
         "protocol": "survey",
-        "task_version": f"{VERSION}-{sha256_records(list(inputs))[:12]}",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "l2_version": version(),
+        "task_version": task_version(VERSION, inputs),
+        **made(),
     }
     return [
         common

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +31,12 @@ from l2.eval.scored import (
     score_choices,
     score_documents,
 )
+from l2.eval.stamp import made, task_version
 from l2.eval.subject import Item, Subject
 from l2.eval.word_problems import NAMES as WORD_PROBLEMS
 from l2.eval.word_problems import measure_solved, read_problems, solve
 from l2.files.errors import BadInput, L2Error, UsageError
 from l2.files.jsonl import Record, read_records
-from l2.files.manifest import sha256_records, version
 from l2.files.progress import OnProgress, ignore
 from l2.model.transformer import LanguageModel, ScalarModel
 
@@ -193,7 +192,7 @@ def settings_of(subject: Subject, task: Task, sha256: str | None) -> dict[str, A
             seed=sampling.seed,
             context=subject.model.config.max_seq_len,
         )
-        shots, of_task = 0, f"{VERSION}-{sha256_records(list(task.records))[:12]}"
+        shots, of_task = 0, task_version(VERSION, task.records)
     settings: dict[str, Any] = {"shots": shots, "protocol": protocol, "task_version": of_task}
     if suite and suite.rule.judge:
         rule = suite.rule
@@ -215,7 +214,7 @@ def result_records(
     Some have an `interval` (95 %) or a `curve` of numbers, and win rates the `baseline`. `cut` is the number of
     questions whose prompts were too long for the model and lost their beginning.
     """
-    common = {**settings, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "l2_version": version()}
+    common = {**settings, **made()}
     common |= {"cut": cut} if cut else {}
     results = []
     for metric, found in metrics.items():

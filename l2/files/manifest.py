@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ MANIFEST = "run.json"
 
 # What a run is made of, by the option that names it: (path, SHA-256) of each file or model, in order.
 Inputs = Mapping[str, Sequence[tuple[str, str]]]
+
+
+def now() -> str:
+    """The time, UTC, to the second, as ISO 8601 writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def version() -> str:
@@ -42,7 +47,7 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def sha256_records(records: list[Any]) -> str:
+def sha256_records(records: Iterable[Any]) -> str:
     """SHA-256 of records that came through a pipe and have no file, as hex."""
     digest = hashlib.sha256()
     for record in records:
@@ -78,7 +83,7 @@ class Run:
 
     def finish(self, **fields: Any) -> None:
         """Mark the run as done: a later call of the same command has nothing to do."""
-        self.save(status="finished", finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields)
+        self.save(status="finished", finished=now(), **fields)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -139,7 +144,7 @@ def open_run(out: str | Path, settings: Mapping[str, Any], inputs: Inputs, *, ov
             "status": "running",
             "command": sys.argv,
             "l2_version": version(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "started": now(),
             "seconds": 0.0,
         }
         run = Run(out, manifest | identity, "new")

@@ -22,7 +22,7 @@ LEAST, MOST, SHARES = 4 << 20, 64 << 20, 256  # bytes of a part, and parts of a 
 PIPED = 16 << 20  # bytes of a part of what comes through a pipe (ours)
 PACKED = 4  # bytes that one byte of .zst or .gz stands for, about
 BLOCK = 1 << 20
-ZSTD_MAGIC, SKIPPABLE = 0xFD2FB528, range(0x184D2A50, 0x184D2A60)  # RFC 8878, §3.1
+SKIPPABLE = range(0x184D2A50, 0x184D2A60)  # magic numbers of frames without data (RFC 8878, §3.1.2)
 
 
 class Extent(NamedTuple):

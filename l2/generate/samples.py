@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch
+
 from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.generate.engine import Completion, Sampler, Sampling, generate, prompt_key
-from l2.generate.scoring import last_scores, probability
+from l2.generate.scoring import last_scores
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.chat import check_messages, encode_dialog, encode_prompt, messages_of
 from l2.tokens.tokenizer import Tokenizer
@@ -193,7 +195,6 @@ def add_rewards(
     Raises BadInput for a record that can't be scored, and for one of more tokens than a model's context.
     """
     context = min(model.config.max_seq_len for model in models.values())
-    squash = probability if sigmoid else float
     done = 0
     for window in windows(records, WINDOW * batch_size):
         rows = [answered_ids(tokenizer, record) for record in window]
@@ -201,9 +202,11 @@ def add_rewards(
             if len(row) > context:
                 raise BadInput(record.where, f"{len(row)} tokens", f"at most {context}, the reward model's context")
         scores = {name: last_scores(model, rows, batch_size) for name, model in models.items()}
+        if sigmoid:
+            scores = {name: torch.tensor(raw, dtype=torch.float64).sigmoid().tolist() for name, raw in scores.items()}
         for i, record in enumerate(window):
             known = record.need("rewards", dict) if "rewards" in record else {}
-            rewards = known | {name: squash(values[i]) for name, values in scores.items()}
+            rewards = known | {name: values[i] for name, values in scores.items()}
             yield Record(record | {"rewards": rewards}, record.where)
         done += len(window)
         on_progress(done, None, "")

@@ -261,8 +261,3 @@ def last_scores(
         return tuple(rows[i]) if kernels else ()
 
     return by_length(rows, model.config.max_seq_len, batch_size, score, on_progress, alike)
-
-
-def probability(logit: float) -> float:
-    """σ(logit), without overflow: a raw score on the paper's scale from 0 to 1."""
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))

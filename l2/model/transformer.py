@@ -9,6 +9,7 @@ Sub-modules carry the names of the Hugging Face layout, so a state dict is a che
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -197,13 +198,16 @@ class Where:
         self.places_A = None if wanted_BT is None else wanted_BT.flatten().nonzero().flatten()
         if mask is not None:
             self.mask = mask
-        elif cache is not None:
-            slots = torch.arange(int(positions_BT.max()) + 1, device=positions_BT.device)
-            self.mask = (slots <= positions_BT[:, :, None])[:, None]
-        else:
-            at = torch.arange(positions_BT.shape[1], device=positions_BT.device)
-            back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
-            self.mask = ((back_TT >= 0) & (back_TT <= positions_BT[:, :, None]))[:, None]
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """bool [B or 1, 1, T, S], True where a query may look: built when first asked for, and fused.cpp never asks."""
+        at = torch.arange(self.positions_BT.shape[1], device=self.positions_BT.device)
+        if self.cache is not None:
+            slots = torch.arange(int(self.positions_BT.max()) + 1, device=at.device)
+            return (slots <= self.positions_BT[:, :, None])[:, None]
+        back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
+        return ((back_TT >= 0) & (back_TT <= self.positions_BT[:, :, None]))[:, None]
 
     def wanted(self, layer: int, x_BTD: Tensor) -> Tensor:
         """What of x a layer goes on with: the last with the wanted places alone, [A, D], the others with all."""

@@ -9,11 +9,12 @@ from math import hypot
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from l2.eval.benchmarks.suite import averages
 from l2.eval.metrics import Estimate, mean
 from l2.files.jsonl import Record
 from l2.report.form import Answers, Block, Figure, Series, Table, Text, change, estimate, interval
 from l2.report.gather import Found, Run, Samples
-from l2.report.paper import BENCHMARKS, GROUPS, RECALLED, SIZES, benchmark, headlines_of
+from l2.report.paper import BENCHMARKS, HEADLINES, MEANS, RECALLED, SIZES, benchmark
 
 GROUP = "group/"  # begins the task of a mean over a group of Table 3, which is made here anyway
 DETAIL = "/"  # in the name of a metric: metric/group
@@ -165,13 +166,9 @@ def benchmarks(found: Found) -> list[Block]:
     """Results on the paper's benchmarks, in percent, beside Llama 2's; groups of Table 3 where all of one are there."""
     rows: dict[str, dict[str, Record]] = {}
     for row in found.results:
-        if known := benchmark(row["task"]):
-            theirs = rows.setdefault(model_of(row, found.runs), {})
-            key, headlines = known[0], headlines_of(known[0])
-            if row["metric"] in headlines and (
-                key not in theirs or headlines.index(row["metric"]) < headlines.index(theirs[key]["metric"])
-            ):
-                theirs[key] = row
+        known = benchmark(row["task"])
+        if known and row["metric"] == HEADLINES[known[0]]:  # of two that were measured alike the last counts
+            rows.setdefault(model_of(row, found.runs), {})[known[0]] = row
     table = []
     for model, scores in rows.items():
         for key, numbers in BENCHMARKS.items():
@@ -180,13 +177,10 @@ def benchmarks(found: Found) -> list[Block]:
                 shots = f"{row.get('shots', 0)} ({numbers.shots})"
                 measured = _hundredfold(row["value"], stderr_of(row))
                 table.append([numbers.title, model, shots, measured, *map(str, numbers.scores)])
-        for group, paper in GROUPS.items():
-            members = [key for key, numbers in BENCHMARKS.items() if numbers.group == group]
-            if all(key in scores for key in members):
-                value = sum(scores[key]["value"] for key in members) / len(members)
-                errors = [stderr_of(scores[key]) for key in members]
-                error = hypot(*(e for e in errors if e is not None)) / len(members) if None not in errors else None
-                table.append([f"{group} (mean)", model, "", _hundredfold(value, error), *map(str, paper)])
+        values = {key: {row["metric"]: Estimate(row["value"], stderr_of(row), 1)} for key, row in scores.items()}
+        for group, of_group in averages(values).items():
+            measured = _hundredfold(of_group.value, of_group.stderr)
+            table.append([f"{group} (mean)", model, "", measured, *map(str, MEANS[group])])
     if not table:
         return []
     header = ["benchmark", "model", "shots (paper)", "measured", *(f"Llama 2 {size}" for size in SIZES)]
@@ -206,7 +200,7 @@ def results(found: Found) -> list[Block]:
     tasks: dict[str, list[Record]] = {}
     for row in found.results:
         known = benchmark(row["task"])
-        if not (known and row["metric"] in headlines_of(known[0])) and not row["task"].startswith(GROUP):
+        if not (known and row["metric"] == HEADLINES[known[0]]) and not row["task"].startswith(GROUP):
             tasks.setdefault(row["task"], []).append(row)
     blocks: list[Block] = []
     for task, rows in tasks.items():

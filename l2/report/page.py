@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from l2.report.form import Block, Figure, Report, Table, compact
-from l2.report.svg import clean, draw
+from l2.report.svg import clean, draw, picture
 
 NUMBER = re.compile(r"[–−+]?[\d.,  /]*( ?(%|t|kg|g|[MGT]))?")
 SENTENCE = 48  # characters of a cell that is one
@@ -34,6 +34,16 @@ def render(report: Report) -> str:
     }
     environment.filters["clean"] = lambda text: clean(text).replace(" ± ", "\u00a0±\u00a0")  # never at a line's end
     return environment.get_template("page.html").render(report=report)
+
+
+def pictures(report: Report) -> dict[str, str]:
+    """Every figure of the report as a file of its own (see `picture`), by a name made of its title."""
+    found: dict[str, str] = {}
+    for figure in (block for section in report.sections for block in section.blocks if isinstance(block, Figure)):
+        stem = re.sub(r"\W+", "-", figure.title.casefold()).strip("-") or "figure"
+        name = next(name for n in count(1) if (name := f"{stem}{f'-{n}' * (n > 1)}.svg") not in found)
+        found[name] = picture(figure)
+    return found
 
 
 def anchor(title: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from itertools import pairwise
 from math import ceil, floor, isfinite, log10
 
@@ -95,16 +96,26 @@ class Scale:
 
 
 def draw(figure: Figure, ident: str) -> Markup:
-    """The figure as an <svg>, with its title and a description for those who can't see it; ids begin with `ident`."""
-    shapes = _bars(figure) if figure.kind == "bars" else _plane(figure)
-    height = shapes[0]
+    """The figure as an <svg> for the page, which has its numbers in a table below; ids begin with `ident`."""
+    return _svg(figure, ident, " The numbers are in the table below.")
+
+
+def picture(figure: Figure) -> str:
+    """The figure as an SVG file of its own, with its colours for light and dark."""
+    style = resources.files("l2.report").joinpath("figure.css").read_text(encoding="utf-8")
+    size = {"xmlns": "http://www.w3.org/2000/svg", "width": f"{1.6 * WIDTH:.0f}"}
+    return str(_svg(figure, "figure", "", element("style", Markup(style)), **size)) + "\n"
+
+
+def _svg(figure: Figure, ident: str, more: str, *first: Markup, **attributes: str) -> Markup:
+    """With the title, and a description for those who can't see it that ends in `more`."""
+    height, shapes = _bars(figure) if figure.kind == "bars" else _plane(figure)
     names = ", ".join(series.name for series in figure.series if series.name)
-    said = f"{figure.y} over {figure.x}" + (f": {names}." if names else ".") + " The numbers are in the table below."
-    head = element("title", escape(clean(figure.title)), id=f"{ident}-t") + element(
-        "desc", escape(clean(said)), id=f"{ident}-d"
-    )
-    labels = {"aria_labelledby": f"{ident}-t {ident}-d"}
-    return element("svg", head, *shapes[1], viewBox=f"0 0 {WIDTH:.0f} {height:.0f}", role="img", **labels)
+    said = f"{figure.y} over {figure.x}" + (f": {names}." if names else ".") + more
+    title = element("title", escape(clean(figure.title)), id=f"{ident}-t")
+    told = element("desc", escape(clean(said)), id=f"{ident}-d")
+    attributes |= {"viewBox": f"0 0 {WIDTH:.0f} {height:.0f}", "role": "img", "aria_labelledby": f"{ident}-t {ident}-d"}
+    return element("svg", title, told, *first, *shapes, **attributes)
 
 
 def _known(series: Sequence[Series]) -> list[float]:

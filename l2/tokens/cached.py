@@ -83,10 +83,6 @@ class Rules:
 @lru_cache(maxsize=4)
 def read_rules(model_bytes: bytes) -> Rules:
     """Read a valid tokenizer.model (sentencepiece_model.proto names the fields by these numbers)."""
-
-    def single(text: bytes) -> bool:
-        return len(str(text, "utf-8", "replace")) == 1
-
     model: dict[int, list[Any]] = {1: [], 2: [], 3: []}
     for number, value in fields(model_bytes):
         model.setdefault(number, []).append(value)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from l2.model.checkpoint import AnyModel
-from l2.model.transformer import Attention, Block, SwiGLU
+from l2.model.transformer import Attention, Block, SwiGLU, Where
 from l2.train.fused import fuse, library
 from l2.train.ranks import share_out
 
@@ -56,6 +56,7 @@ class Compute(nn.Module):
             fuse(self.model)
         recompute_layers(self.model, recompute)
         if compiled:
+            self.model.model.register_forward_pre_hook(_build_mask)
             for layer in self.model.model.layers:
                 layer.compile()
         if mesh is not None:
@@ -82,6 +83,11 @@ class Compute(nn.Module):
             if weight.grad is not None:
                 master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
                 weight.grad = None
+
+
+def _build_mask(trunk: nn.Module, given: tuple[Tensor, Where]) -> None:
+    """Before the layers: the first, compiled, would stop to build it, and be another graph than the rest."""
+    _ = given[1].mask
 
 
 def recompute_layers(model: AnyModel, how: str) -> None:

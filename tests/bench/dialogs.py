@@ -7,12 +7,9 @@ medians of labelled tokens a second over rounds, with the least and the most.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import tempfile
 import time
-from functools import partial
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as cmds/app.py sets it
@@ -23,10 +20,10 @@ from transformers import LlamaForCausalLM
 from l2.align.examples import Examples
 from l2.align.sft import FineTuning, Source
 from l2.model.checkpoint import new_model
-from l2.model.device import keep_memory, use_all_cores
 from l2.tokens.chat import EncodedDialog
 from l2.train.loop import Settings, prepare, update
-from tests.bench.generation import KINDS, SHAPES, copied, last_number, rounds, table
+from tests.bench.beside_trl import be_silent, compare, options, ready, tokenizer
+from tests.bench.generation import KINDS, SHAPES, copied
 
 LENGTH, PROMPT, BATCH, STEPS = 128, 64, 16, 12
 LABELLED = STEPS * BATCH * (LENGTH - PROMPT)
@@ -58,10 +55,8 @@ def theirs(shape: str, kind: str) -> float:
     """The same by TRL; in bf16 it computes under autocast, with fp32 weights."""
     import trl
     from datasets import Dataset
-    from datasets.utils.logging import disable_progress_bar
 
-    logging.disable(logging.WARNING)
-    disable_progress_bar()
+    be_silent()
     data = dialogs(SHAPES[shape].vocab_size)
     rows = [{"input_ids": dialog.ids, "completion_mask": [int(learn) for learn in dialog.learn]} for dialog in data]
     with tempfile.TemporaryDirectory() as directory:
@@ -73,48 +68,19 @@ def theirs(shape: str, kind: str) -> float:
         }  # fmt: skip
         model = copied(new_model(SHAPES[shape]), LlamaForCausalLM).train()
         trainer = trl.SFTTrainer(
-            model, trl.SFTConfig(**settings), train_dataset=Dataset.from_list(rows), processing_class=_tokenizer()
+            model,
+            trl.SFTConfig(**settings),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer(),
         )
         start = time.perf_counter()
         trainer.train()
         return LABELLED / (time.perf_counter() - start)
 
 
-def _tokenizer() -> Any:
-    """SFTTrainer wants one, though all is ids already: the smallest there is."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, "<unk>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
-    )
-
-
 def main() -> None:
     """All contenders; with --trl, TRL's figure alone."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["8M"], choices=SHAPES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trl", choices=KINDS, help="print TRL's labelled tokens a second, nothing else")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
-    asked = parser.parse_args()
-    keep_memory()
-    threads = use_all_cores()
-    if asked.trl:
-        rate = theirs(asked.shapes[0], asked.trl)
-        print(f"\n{rate:.1f}")
-        return
-    print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {STEPS} steps")
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
-    for shape in asked.shapes:
-        runs = {}
-        for kind in KINDS:
-            runs[f"l2 {kind}"] = partial(ours, shape, kind)
-            for name, command in peers.items():
-                filled = command.replace("{kind}", kind).replace("{shape}", shape)
-                runs[f"{name} {kind}"] = partial(last_number, filled)
-        table(f"{shape}, fine-tuning", rounds(runs, asked.rounds), "labelled tokens/s")
+    compare(ready(options(__doc__)), ours, theirs, "fine-tuning", "labelled tokens/s")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """How fast l2 generates, beside transformers and any program that reads llama2.c's file: see shell/bench.sh.
 
-Contenders take turns within a round, so that a slow minute of the machine hits all of them; medians over rounds, with
-the least and the most. Weights are random: the work does not depend on them. No test asserts a time.
+Weights are random: the work does not depend on them. No test asserts a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +34,7 @@ from l2.model.convert import write_llama2c
 from l2.model.device import keep_memory, use_all_cores
 from l2.model.transformer import LanguageModel, ScalarModel
 from tests.bench import gpu
+from tests.bench.turns import Run, programs, rounds, table
 
 SMALL = ModelConfig(
     vocab_size=4096, dim=256, n_layers=8, n_heads=8, n_kv_heads=4, head_dim=32, ffn_dim=768, max_seq_len=256
@@ -47,29 +45,7 @@ LARGER = ModelConfig(
 SHAPES = {"8M": SMALL, "8M-mha": replace(SMALL, n_kv_heads=8), "30M": LARGER}
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPT, NEW = 64, 192
-Run = Callable[[], float]
 Models = Mapping[str, Any]  # by kind of number
-
-
-def rounds(contenders: Mapping[str, Run], count: int) -> dict[str, list[float]]:
-    """The rates of each contender, after a first round that warms up and is thrown away."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(count + 1):
-        for name, run in contenders.items():
-            rate = run()
-            if number:
-                rates[name].append(rate)
-    return rates
-
-
-def table(title: str, rates: Mapping[str, list[float]], unit: str) -> None:
-    """Medians, spread, and the ratio to the best of transformers."""
-    theirs = [statistics.median(values) for name, values in rates.items() if name.startswith("transformers")]
-    print(f"\n{title} ({unit})")
-    for name, values in rates.items():
-        middle = statistics.median(values)
-        ratio = f"{middle / max(theirs):5.2f} x transformers" if theirs else ""
-        print(f"  {name:30} {middle:9,.0f}  [{min(values):,.0f}-{max(values):,.0f}]  {ratio}", flush=True)
 
 
 def timed(work: Callable[[], object], tokens: int) -> float:
@@ -107,13 +83,7 @@ def theirs_sampled(model: PreTrainedModel, given: Tensor, k: int) -> list[Tensor
     return [model.generate(x, attention_mask=torch.ones_like(x), num_return_sequences=k, **how) for x in parts]
 
 
-def last_number(command: str) -> float:
-    """The last number that a program prints: run.c's "achieved tok/s: 123.4" among others."""
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    return float(re.findall(r"\d+(?:\.\d+)?", done.stdout + done.stderr)[-1])
-
-
-def decode(batch: int, ours: Models, theirs: Models, programs: Mapping[str, str]) -> dict[str, Run]:
+def decode(batch: int, ours: Models, theirs: Models, peers: Mapping[str, Run]) -> dict[str, Run]:
     """Prompts of 64, 192 new tokens each; the prompts' own time counts. Programs run where the batch is 1."""
     given = prompts(ours["fp32"].config, batch)
     runs: dict[str, Run] = {}
@@ -121,7 +91,7 @@ def decode(batch: int, ours: Models, theirs: Models, programs: Mapping[str, str]
         runs[f"l2 {kind}"] = partial(timed, partial(ours_sampled, ours[kind], given, 1), batch * NEW)
     for kind in KINDS:
         runs[f"transformers {kind}"] = partial(timed, partial(theirs_sampled, theirs[kind], given, 1), batch * NEW)
-    return runs | {name: partial(last_number, command) for name, command in programs.items() if batch == 1}
+    return runs | (dict(peers) if batch == 1 else {})
 
 
 def prefill(ours: Models, theirs: Models) -> dict[str, Run]:
@@ -200,7 +170,6 @@ def main() -> None:
     if asked.parts == ["gpu"]:
         return gpu.main(torch.device("cuda"))
     parts = asked.parts or ["decode", "prefill", "best-of", "heads"]
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
     keep_memory()
     threads = use_all_cores()
     print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds; {' '.join(sys.argv[1:])}")
@@ -210,9 +179,8 @@ def main() -> None:
             write_llama2c(model, file, version=0)
             ours = {kind: deepcopy(model).to(dtype) for kind, dtype in KINDS.items()}
             theirs = {kind: copied(model, LlamaForCausalLM).to(dtype) for kind, dtype in KINDS.items()}
-            programs = {peer: command.replace("{model}", str(file)) for peer, command in peers.items()}
             for batch in asked.batches if "decode" in parts else ():
-                runs = decode(batch, ours, theirs, programs)
+                runs = decode(batch, ours, theirs, programs(asked.peer, model=file))
                 table(f"{name}, decode at batch {batch}", rounds(runs, asked.rounds), "new tokens/s")
             if "prefill" in parts:
                 table(f"{name}, prefill", rounds(prefill(ours, theirs), asked.rounds), "tokens/s")

@@ -10,8 +10,6 @@ saved.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import tempfile
 import time
@@ -29,15 +27,15 @@ from l2.align.preferences import UNLABELLED, Pair
 from l2.align.reward import Ranking
 from l2.generate.scoring import last_scores
 from l2.model.checkpoint import load_model, new_model, save_model, scalar_from
-from l2.model.device import keep_memory, use_all_cores
 from l2.model.transformer import ScalarModel
 from l2.tokens.tokenizer import train_tokenizer
 from l2.train.loop import Settings, prepare, update
-from tests.bench.dialogs import DECAY, _tokenizer
-from tests.bench.generation import KINDS, SHAPES, copied, last_number, rounds, table
+from tests.bench.beside_trl import be_silent, compare, options, ready, tokenizer
+from tests.bench.generation import KINDS, SHAPES, copied
 from tests.conftest import sentences
 
-LENGTH, BATCH, STEPS, LR = 128, 16, 12, 1e-5
+LENGTH, BATCH, STEPS = 128, 16, 12
+LR, DECAY = 1e-5, 0.1
 
 
 def pairs(vocabulary: int, shared: int) -> list[Pair]:
@@ -64,10 +62,8 @@ def trainer(model: ScalarModel, data: list[Pair], kind: str, directory: str) -> 
     """TRL's, at its fastest on a CPU; in bf16 it computes under autocast, with fp32 weights."""
     import trl
     from datasets import Dataset
-    from datasets.utils.logging import disable_progress_bar
 
-    logging.disable(logging.WARNING)
-    disable_progress_bar()
+    be_silent()
     rows = [{"chosen_ids": p.chosen, "rejected_ids": p.rejected, "margin": p.margin} for p in data]
     settings: dict[str, Any] = {
         "output_dir": directory, "max_length": LENGTH, "per_device_train_batch_size": BATCH, "max_steps": STEPS,
@@ -76,7 +72,7 @@ def trainer(model: ScalarModel, data: list[Pair], kind: str, directory: str) -> 
     }  # fmt: skip
     theirs = copied(model, LlamaForSequenceClassification).train()
     config = trl.RewardConfig(**settings)
-    return trl.RewardTrainer(theirs, config, train_dataset=Dataset.from_list(rows), processing_class=_tokenizer())
+    return trl.RewardTrainer(theirs, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer())
 
 
 def theirs(shape: str, kind: str, shared: int) -> float:
@@ -109,8 +105,8 @@ def parity(shape: str, shared: int) -> None:
         apart = [(w.grad - v.grad).abs().max() for (_, w), (_, v) in both(model, training.model)]
         print(f"loss {mine.item() / BATCH:.7f}, TRL {loss.item():.7f}; gradients at most {max(apart):.1e} apart")
         assert abs(mine.item() / BATCH - loss.item()) < 1e-5 and max(apart) < 1e-5
-        tokenizer = train_tokenizer(sentences(2000), 380, Path(directory, "tokenizer.model"))
-        save_model(model, Path(directory, "ours"), tokenizer)
+        trained = train_tokenizer(sentences(2000), 380, Path(directory, "tokenizer.model"))
+        save_model(model, Path(directory, "ours"), trained)
         training.save_model(str(Path(directory, "theirs")))
         here = load_model(Path(directory, "theirs"))
         there = LlamaForSequenceClassification.from_pretrained(Path(directory, "ours")).eval()
@@ -131,35 +127,15 @@ def both(ours: torch.nn.Module, theirs: torch.nn.Module) -> Any:
 
 def main() -> None:
     """All contenders; with --trl, TRL's figure alone."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["8M"], choices=SHAPES)
+    parser = options(__doc__)
     parser.add_argument("--shared", type=int, default=64, help="tokens that both answers of a pair begin with")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trl", choices=KINDS, help="print TRL's pairs a second, nothing else")
     parser.add_argument("--parity", action="store_true", help="compare the first step, and what is saved")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
-    asked = parser.parse_args()
-    keep_memory()
-    threads = use_all_cores()
+    asked = ready(parser)
     if asked.parity:
         parity(asked.shapes[0], asked.shared)
         return
-    if asked.trl:
-        rate = theirs(asked.shapes[0], asked.trl, asked.shared)
-        print(f"\n{rate:.1f}")
-        return
-    print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {STEPS} steps")
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
-    for shape in asked.shapes:
-        runs = {}
-        for kind in KINDS:
-            runs[f"l2 {kind}"] = partial(ours, shape, kind, asked.shared)
-            for name, command in peers.items():
-                filled = (
-                    command.replace("{kind}", kind).replace("{shape}", shape).replace("{shared}", str(asked.shared))
-                )
-                runs[f"{name} {kind}"] = partial(last_number, filled)
-        table(f"{shape}, reward model", rounds(runs, asked.rounds), "pairs/s")
+    rates = (partial(rate, shared=asked.shared) for rate in (ours, theirs))
+    compare(asked, *rates, "reward model", "pairs/s", shared=asked.shared)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ shell/bench.sh; OMP_NUM_THREADS=1 is one thread.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import random
 import tempfile
@@ -35,7 +34,9 @@ from l2.model.checkpoint import new_model, scalar_from
 from l2.model.config import ModelConfig
 from l2.model.device import keep_memory, use_all_cores
 from l2.model.transformer import LanguageModel, ScalarModel
-from tests.bench.generation import KINDS, SMALL, copied, last_number, rounds, table
+from tests.bench.beside_trl import be_silent
+from tests.bench.generation import KINDS, SMALL, copied
+from tests.bench.turns import Run, programs, rounds, table
 
 BATCH, LR, BETA = 64, 1e-6, 0.01
 TINY = ModelConfig(
@@ -101,13 +102,11 @@ def ours(name: str, kind: str, updates: int) -> float:
 def theirs(name: str, updates: int) -> float:
     """The same by TRL, fp32."""
     from datasets import Dataset
-    from datasets.utils.logging import disable_progress_bar
     from transformers import TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    logging.disable(logging.WARNING)
+    be_silent()
     warnings.simplefilter("ignore")
-    disable_progress_bar()
     world, ends = WORLDS[name], []
     policy, reference, value, reward = models(world)
 
@@ -168,12 +167,9 @@ def main() -> None:
         print(f"\n{theirs(asked.worlds[0], asked.updates):.2f}")
         return
     print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {asked.updates} updates")
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
     for world in asked.worlds:
-        runs = {f"l2 {kind}": partial(ours, world, kind, asked.updates) for kind in KINDS}
-        for name, command in peers.items():
-            filled = command.replace("{world}", world).replace("{updates}", str(asked.updates))
-            runs[name] = partial(last_number, filled)
+        runs: dict[str, Run] = {f"l2 {kind}": partial(ours, world, kind, asked.updates) for kind in KINDS}
+        runs |= programs(asked.peer, world=world, updates=asked.updates)
         table(f"{world}, PPO", rounds(runs, asked.rounds), "episodes/s")
 
 

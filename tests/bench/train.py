@@ -2,14 +2,17 @@
 
 A step is the forward and backward pass, clipping and AdamW, over 4,096 tokens. Contenders take turns within a round, so
 that a slow minute of the machine hits all of them; medians over rounds, with the least and the most. No test asserts a
-time.
+time. --memory tells instead how much each takes at most, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,11 +32,11 @@ from l2.model.device import keep_memory, use_all_cores
 from l2.train.loop import Micro, Settings, prepare, update
 from l2.train.meter import measured_peak
 from l2.train.pretrain import packed_loss, window_micro
-from tests.bench.generation import SHAPES, last_number
+from tests.bench.generation import KINDS, SHAPES
+from tests.bench.turns import Run, programs
 
 TOKENS = 4096  # a step
 BOS = 1
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Fixed:
@@ -95,20 +98,32 @@ def rate(step: Callable[[], object], steps: int) -> float:
     return TOKENS * steps / (time.perf_counter() - start)
 
 
+CONTENDERS: dict[str, Callable[[ModelConfig], Callable[[], object]]] = {
+    "l2 bf16": lambda config: ours(config, torch.bfloat16, 4096),
+    "l2 bf16, documents": lambda config: ours(config, torch.bfloat16, 4096, document=100),
+    "l2 bf16, 2k": lambda config: ours(config, torch.bfloat16, 2048),
+    "l2 bf16, compile": lambda config: ours(config, torch.bfloat16, 4096, compiled=True),
+    "l2 fp32": lambda config: ours(config, torch.float32, 4096),
+    "transformers default": lambda config: theirs(config, torch.float32, "sdpa", False),
+    "transformers bf16": lambda config: theirs(config, torch.bfloat16, "sdpa", False),
+    "transformers tuned": lambda config: theirs(config, torch.bfloat16, "eager", True),
+}
+
+
 def contenders(config: ModelConfig, parts: list[str]) -> dict[str, Callable[[], object]]:
     """By name; each is a step."""
-    fp32, bf16 = DTYPES.values()
-    every: dict[str, Callable[[], Callable[[], object]]] = {
-        "l2 bf16": lambda: ours(config, bf16, 4096),
-        "l2 bf16, documents": lambda: ours(config, bf16, 4096, document=100),
-        "l2 bf16, 2k": lambda: ours(config, bf16, 2048),
-        "l2 bf16, compile": lambda: ours(config, bf16, 4096, compiled=True),
-        "l2 fp32": lambda: ours(config, fp32, 4096),
-        "transformers default": lambda: theirs(config, fp32, "sdpa", False),
-        "transformers bf16": lambda: theirs(config, bf16, "sdpa", False),
-        "transformers tuned": lambda: theirs(config, bf16, "eager", True),
-    }
-    return {name: make() for name, make in every.items() if not parts or name in parts}
+    return {name: make(config) for name, make in CONTENDERS.items() if not parts or name in parts}
+
+
+def memory(config: ModelConfig, name: str) -> None:
+    """Prints the resident memory before a contender is made and the most it took in two steps, in MB."""
+
+    def most() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+    before = most()
+    rate(contenders(config, [name])[name], 2)
+    print(f"  {name:22} {most():6,} MB, {before:,} before it", flush=True)
 
 
 def main() -> None:
@@ -122,18 +137,27 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=COMMAND",
         help="a program whose last number printed is tokens a second; {shape} is 8M or 30M",
     )  # fmt: skip
+    parser.add_argument("--memory", action="store_true", help="peaks of memory and no times")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # a process of --memory
     asked = parser.parse_args()
-    peers = dict(peer.split("=", 1) for peer in asked.peer)
     keep_memory()
     threads = use_all_cores()
+    if asked.alone:
+        return memory(SHAPES[asked.shapes[0]], asked.parts[0])
+    if asked.memory:
+        for shape in asked.shapes:
+            print(f"{shape}, peak of resident memory", flush=True)
+            for name in asked.parts or CONTENDERS:
+                subprocess.run([sys.executable, "-m", __spec__.name, name, "--shapes", shape, "--alone"], check=True)
+        return
     print(f"torch {torch.__version__}, {threads} threads, {asked.rounds} rounds of {asked.steps} steps")
-    peaks = {name: measured_peak(torch.device("cpu"), dtype) for name, dtype in DTYPES.items()}
+    peaks = {name: measured_peak(torch.device("cpu"), dtype) for name, dtype in KINDS.items()}
     print("peak: " + ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items()))
     for shape in asked.shapes:
         config = SHAPES[shape]
         steps = contenders(config, asked.parts)
-        runs = {name: partial(rate, step, asked.steps) for name, step in steps.items()}
-        runs |= {name: partial(last_number, command.replace("{shape}", shape)) for name, command in peers.items()}
+        runs: dict[str, Run] = {name: partial(rate, step, asked.steps) for name, step in steps.items()}
+        runs |= programs(asked.peer, shape=shape)
         for step in steps.values():
             rate(step, 2)
         rates: dict[str, list[float]] = {name: [] for name in runs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cmds.app import main
 from l2.files.jsonl import read_records, write_records
 
 TEXTS = ["She is here.", "He is an American.", "They were Irish. Drat!", "No such thing."]
@@ -21,18 +19,6 @@ def documents(tmp_path) -> Path:
     path = tmp_path / "docs.jsonl"
     write_records(path, ({"text": text, "source": "web" if i else "wiki"} for i, text in enumerate(TEXTS)))
     return path
-
-
-@pytest.fixture
-def l2(capfd, monkeypatch):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def run(*argv: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main([str(word) for word in argv])
-        return (status, *capfd.readouterr())
-
-    return run
 
 
 def test_a_table_and_the_same_as_json(l2, documents, tmp_path, tokenizer):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cmds.app import main
 from l2.generate import endpoint
 from tests.generate.test_endpoint import Stub, _Handler
 
@@ -36,15 +35,6 @@ def server(model_dir, monkeypatch) -> Iterator[Any]:
     yield stub
     stub.shutdown()
     stub.server_close()
-
-
-@pytest.fixture
-def l2(capfd) -> Callable[..., tuple[int, str, str]]:
-    def run(*argv: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in argv])
-        return (status, *capfd.readouterr())
-
-    return run
 
 
 def write(path: Path, *records: dict) -> Path:

@@ -23,19 +23,6 @@ from tests.conftest import WORDS, sentences, small_config
 from tests.eval.scripted import bigram, saved, saying
 
 
-@pytest.fixture
-def l2(capfd, monkeypatch):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def run(*argv: object, stdin: str | bytes = b"") -> tuple[int, str, str]:
-        data = stdin.encode() if isinstance(stdin, str) else stdin
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        status = main([str(word) for word in argv])
-        return (status, *capfd.readouterr())
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def chatty(tokenizer, tmp_path_factory) -> Path:
     """A checkpoint that says random words, and EOS with one chance in four after any of them."""

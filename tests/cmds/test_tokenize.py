@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmds.app import main
 from l2.tokens.shards import Shard, documents
 from l2.tokens.tokenizer import load_tokenizer
 from tests.conftest import sentences
@@ -32,18 +30,6 @@ def model(tokenizer, tmp_path) -> Path:
     path = tmp_path / "tok.model"
     path.write_bytes(tokenizer.model_bytes)
     return path
-
-
-@pytest.fixture
-def l2(capfd, monkeypatch):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def run(*argv: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main([str(word) for word in argv])
-        return (status, *capfd.readouterr())
-
-    return run
 
 
 def test_from_documents_to_shards(l2, docs, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import expit
 
-from l2.eval.metrics import Estimate, exact_match, likeliest, mean, normalised, ratio, wilson, win_rate
+from l2.eval.metrics import Estimate, exact_match, likeliest, mean, normalised, probability, ratio, wilson, win_rate
 
 values = st.lists(st.floats(-50, 50), min_size=2, max_size=30)
 
@@ -97,3 +98,9 @@ def test_normalised_as_squad_does(answer, plain):
 def test_exact_match_takes_any_target():
     assert exact_match("The Nile.", ["Amazon", "nile"])
     assert not exact_match("Nile river", ["nile"])
+
+
+def test_probabilities_of_any_score():
+    for logit in (-800.0, -40.0, -1.5, 0.0, 0.3, 36.0, 800.0):
+        assert probability(logit) == pytest.approx(expit(logit), rel=1e-12)
+    assert probability(-700.0) > 0 and probability(800.0) == 1.0

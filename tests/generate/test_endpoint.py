@@ -17,7 +17,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmds.app import main
 from l2.files.errors import L2Error, UsageError
 from l2.generate import endpoint
 from l2.generate.endpoint import continuation_ids, open_endpoint, read_answer, request_body
@@ -127,15 +126,6 @@ def serve(tmp_path) -> Iterator[Callable[[Path], tuple[Stub, Path]]]:
 def hasty(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(endpoint, "PAUSES", (0.0, 0.0))
-
-
-@pytest.fixture
-def l2(capfd) -> Callable[..., tuple[int, str, str]]:
-    def run(*argv: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in argv])
-        return (status, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

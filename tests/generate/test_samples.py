@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from scipy.special import expit
 
 import l2.generate.conversation as conversation_module
 from l2.files.errors import BadInput, L2Error, UsageError
@@ -14,7 +13,7 @@ from l2.files.jsonl import Record
 from l2.generate.conversation import Conversation
 from l2.generate.engine import Sampling
 from l2.generate.samples import WINDOW, add_rewards, answered_ids, prompt_ids, sample_answers, windows
-from l2.generate.scoring import last_scores, loglikelihood, probability
+from l2.generate.scoring import last_scores, loglikelihood
 from l2.model.checkpoint import new_model, scalar_from
 from l2.tokens.chat import encode_dialog
 from tests.conftest import small_config
@@ -75,12 +74,6 @@ def test_rewards_join_those_there_are(tokenizer):
         assert one["rewards"] == {"old": 1.0} | squashed
     with pytest.raises(BadInput, match=r"f:1: found 'rewards' of type list; expected dict"):
         list(add_rewards(models, tokenizer, [Record({"prompt": "a", "response": "b", "rewards": []}, "f:1")]))
-
-
-def test_probabilities_of_any_score():
-    for logit in (-800.0, -40.0, -1.5, 0.0, 0.3, 36.0, 800.0):
-        assert probability(logit) == pytest.approx(expit(logit), rel=1e-12)
-    assert probability(-700.0) > 0 and probability(800.0) == 1.0
 
 
 def test_what_can_not_be_scored_is_told():

@@ -108,10 +108,12 @@ def test_held_out_sources_and_the_newest_samples_of_a_training(tmp_path):
     ]
 
 
-def test_the_mean_of_reading_takes_quacs_f1(tmp_path):
+def test_the_mean_of_reading_takes_quacs_f1_and_what_was_measured_last(tmp_path):
     row = {"value": 0.5, "stderr": None, "model": "m"}
     scores = [
+        ("squad", "exact_match", 0.1),
         ("squad", "exact_match", 0.3),
+        ("squad", "f1", 0.8),
         ("quac", "exact_match", 0.9),
         ("quac", "f1", 0.6),
         ("boolq", "accuracy", 0.6),
@@ -121,4 +123,4 @@ def test_the_mean_of_reading_takes_quacs_f1(tmp_path):
     found = gather([tmp_path])
     (table,) = measures.benchmarks(found)
     assert {row[0]: row[3] for row in table.rows}["Reading comprehension (mean)"] == "50.0"
-    assert [block.caption for block in measures.results(found)] == ["quac"]
+    assert [block.caption for block in measures.results(found)] == ["squad", "quac"]

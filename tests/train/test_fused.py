@@ -93,6 +93,25 @@ def test_attention_over_long_contexts_is_torchs(T, dtype):
         assert (mine - right).norm() < 2 * (theirs - right).norm() + 1e-6 * right.norm(), name
 
 
+@pytest.mark.skipif(fused.library(torch.bfloat16) is None, reason="no C++ compiler")
+def test_a_step_on_a_long_row_builds_no_mask(monkeypatch):
+    """Forwards and backwards; the plain model asks for one."""
+
+    def refused(where: Where) -> torch.Tensor:
+        raise AssertionError("a mask was asked for")
+
+    class Objective:
+        def sums(self, model, tensors):
+            return packed_loss(model, tensors)
+
+    compute = Compute(new_model(small_config(61, max_seq_len=2**12)), Objective(), torch.bfloat16)
+    monkeypatch.setattr(Where, "mask", property(refused))
+    tensors = packed(1, 2**12, [700, 90], 61, 0)
+    compute(tensors)["loss"].backward()
+    with pytest.raises(AssertionError, match="a mask was asked for"):
+        new_model(small_config(61))(tensors["tokens_BT"][:, :8])
+
+
 def test_each_kernel_in_double_precision():
     random = torch.Generator().manual_seed(0)
     x, weight = torch.randn(37, 48, generator=random) * 30, torch.randn(48, generator=random)

@@ -163,7 +163,9 @@ def test_memory_is_what_torch_keeps(dtype, recompute):
 def test_a_rehearsal_cuts_the_state_into_equal_slices():
     """Of 8 ranks each holds an eighth of the fp32 weights and of AdamW's two means; a layer is gathered in bf16."""
     config = small_config(400, dim=64, n_layers=3, n_heads=8, ffn_dim=192, max_seq_len=64)
-    held = rehearse(config, torch.bfloat16, 1, 8, "full")
+    told: list[tuple[float, float | None]] = []
+    held = rehearse(config, torch.bfloat16, 1, 8, "full", lambda done, total, note: told.append((done, total)))
+    assert told == [(n, 6) for n in range(1, 7)]  # three layers, forwards and backwards
     assert held["Sharded Param"] == 4 * config.parameters // 8
     steps = 4 * len(list(new_model(config).parameters()))
     assert held["OptState"] == 8 * config.parameters // 8 + steps

@@ -29,14 +29,20 @@ def data(tokenizer, tmp_path_factory) -> Path:
     """good.bin and its tokenizer.model; other/: of another tokenizer; and shards that are broken in several ways."""
     out = tmp_path_factory.mktemp("data")
     (shard,) = write_shards((Record({"text": text}) for text in sentences(200)), tokenizer, out)
-    train_tokenizer(sentences(1000), 360, out / "other.model")
+    another = train_tokenizer(sentences(1000), 360, out / "other.model")
+    (foreign,) = write_shards((Record({"text": text}) for text in sentences(9)), another, out / "other")
     whole = shard.read_bytes()
+    empty = np.frombuffer(whole[:1024], "<i4").copy()
+    empty[2] = empty[16] = empty[17] = 0  # tokens and their checksum
     flipped = bytearray(whole)
     flipped[2000] ^= 1
     made = {
         "good": whole,
         "text": b"hello world\n" * 200,
         "cut": whole[:-100],
+        "stub": whole[:700],
+        "empty": empty.tobytes(),
+        "foreign": foreign.read_bytes(),
         "flipped": bytes(flipped),
         "newer": whole[:12] + struct.pack("<i", 9) + whole[16:],
         "starts": HEADER + np.ones(900, "<u2").tobytes(),
@@ -58,6 +64,11 @@ def pretrain(data: Path, out: Path, *argv: str) -> int:
     [
         (["text.bin"], 65, "text.bin: found a file of 2,400 bytes that starts with"),
         (["cut.bin"], 65, "bytes (truncated); expected"),
+        (["stub.bin"], 65, "stub.bin: found a file of 700 bytes"),
+        (["empty.bin"], 65, "empty.bin: found fewer than 2 tokens; expected tokens to train on"),
+        (["good.bin", "foreign.bin"], 65, "foreign.bin: found tokens of the tokenizer"),
+        (["good.bin", "--val-shards", "foreign.bin"], 65, "foreign.bin: found tokens of the tokenizer"),
+        (["good.bin", "--val-shards", "empty.bin"], 65, "found fewer than 2 tokens; expected tokens to validate on"),
         (["flipped.bin"], 65, "flipped.bin: found tokens with checksum"),
         (["newer.bin"], 65, "newer.bin: found header version 9; expected 1; a newer l2 wrote it"),
         (["beyond.bin"], 65, "beyond.bin: found the id 5000; expected ids of a tokenizer of 380 pieces"),

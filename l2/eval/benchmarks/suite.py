@@ -11,8 +11,8 @@ import xxhash
 from l2.eval.benchmarks.question import Item, Question, Rule, Shots, Source
 from l2.eval.benchmarks.table import BENCHMARKS, GROUPS
 from l2.eval.metrics import Estimate, clustered, mean_of_estimates
+from l2.eval.stamp import task_version
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.files.manifest import sha256_records
 
 PROTOCOLS = ("llama", "harness")
 
@@ -47,7 +47,7 @@ class Suite:
     @property
     def version(self) -> str:
         """Of the rule and of the records: another prompt or other questions are another version."""
-        return f"{self.rule.version}-{sha256_records([dict(q.record) for q in self.questions])[:12]}"
+        return task_version(self.rule.version, [q.record for q in self.questions])
 
 
 def _group(question: Question) -> str:
