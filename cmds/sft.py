@@ -18,7 +18,6 @@ from l2.files.errors import BadInput
 if TYPE_CHECKING:
     from l2.align.examples import Example, Examples
     from l2.tokens.tokenizer import Tokenizer
-    from l2.train.mix import Source as MixSource
 
 AUTHORS = 16  # models whose sampled dialogs the manifest counts, the commonest (ours)
 
@@ -112,7 +111,7 @@ def sft(
     learned = [examples for _, examples, _ in read]
     if not any(learned):
         raise BadInput(", ".join(names), "no dialog to learn from", "at least one")
-    judged_by = _by_source([(name, examples) for name, examples, _ in held_out], sources if mix is not None else ())
+    judged_by = _by_file([(name, examples) for name, examples, _ in held_out])
     if show:
         _show(chain.from_iterable(learned), show, vocabulary)
         return
@@ -153,15 +152,15 @@ def sft(
     )
 
 
-def _by_source(held_out: Iterable[tuple[str, Examples]], sources: Sequence[MixSource]) -> dict[str, list[Example]]:
-    """Held-out dialogs by the source that each file belongs to. Raises BadInput for a file without one."""
+def _by_file(held_out: Iterable[tuple[str, Examples]]) -> dict[str, list[Example]]:
+    """Held-out dialogs by the names of their files. Raises BadInput for a file without one."""
     from l2.train.mix import name_of
 
     judged_by: dict[str, list[Example]] = {}
     for name, examples in held_out:
         if not examples:
             raise BadInput(name, "no dialog to validate on", "at least one")
-        judged_by.setdefault(name_of(Path(name), sources), []).extend(examples)
+        judged_by.setdefault(name_of(Path(name), ()), []).extend(examples)
     return judged_by
 
 

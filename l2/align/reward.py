@@ -34,31 +34,30 @@ def pair_micro(pairs: Sequence[Pair], dim: int) -> Micro:
     """A micro-batch of P pairs as rows [B, T] padded on the right, for a model of width `dim`.
 
     A pair is a row, the prompt, the chosen answer, the rejected answer, `fork_B2` telling where each begins (see
-    `Forked`), or two rows where its answers share too little. `asked_B2` are the places of each row's two
-    ends, where answers are scored, and `ends_P2` those of a pair's answers among the ends of all rows.
+    `Forked`), or two rows where its answers share too little. `ends_BT` is True where an answer ends and is scored,
+    twice a pair, the chosen one's first.
     """
     rows: list[list[int]] = []
     forks: list[tuple[int, int]] = []
-    asked: list[tuple[int, int]] = []
-    ends: list[tuple[int, int]] = []
+    ends: list[list[int]] = []
     for pair in pairs:
-        same, chosen, rejected, first = shared(pair, dim), len(pair.chosen), len(pair.rejected), 2 * len(rows)
+        same, chosen, rejected = shared(pair, dim), len(pair.chosen), len(pair.rejected)
         if same:
             rows.append(pair.chosen + pair.rejected[same:])
             forks.append((same, chosen))
-            asked.append((chosen - 1, len(rows[-1]) - 1))
-            ends.append((first, first + 1))
+            ends.append([chosen - 1, len(rows[-1]) - 1])
         else:
             rows += [pair.chosen, pair.rejected]
             forks += [(0, chosen), (0, rejected)]
-            asked += [(chosen - 1, chosen - 1), (rejected - 1, rejected - 1)]
-            ends.append((first, first + 2))
+            ends += [[chosen - 1], [rejected - 1]]
     tokens_BT, lengths = pad(rows)
+    ends_BT = torch.zeros(tokens_BT.shape, dtype=torch.bool)
+    for b, places in enumerate(ends):
+        ends_BT[b, places] = True
     tensors = {
         "tokens_BT": tokens_BT,
         "fork_B2": torch.tensor(forks),
-        "asked_B2": torch.tensor(asked),
-        "ends_P2": torch.tensor(ends),
+        "ends_BT": ends_BT,
         "margin_P": torch.tensor([pair.margin for pair in pairs]),
         "safe_P2": torch.tensor([pair.safe for pair in pairs]),
     }
@@ -67,10 +66,9 @@ def pair_micro(pairs: Sequence[Pair], dim: int) -> Micro:
 
 def final_scores(model: ScalarModel, tensors: Mapping[str, Tensor]) -> Tensor:
     """Scores [P, 2] of the chosen and the rejected answers of `pair_micro`, at the EOS that ends each."""
-    tokens_BT = tensors["tokens_BT"]
-    where = Forked(model.config, tokens_BT.shape[1], tensors["fork_B2"], tensors["asked_B2"])
-    scores_B21: Tensor = model.score(model.model(tokens_BT, where))
-    return scores_B21.float().flatten()[tensors["ends_P2"]]
+    where = Forked(model.config, tensors["fork_B2"], tensors["ends_BT"])
+    scores_A1: Tensor = model.score(model.model(tensors["tokens_BT"], where))
+    return scores_A1.float().view(-1, 2)
 
 
 class Ranking:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from l2.align.examples import Example, Examples
-from l2.tokens.packing import Rows, pack, row_positions
+from l2.tokens.packing import Rows, evened, pack, row_positions
 from l2.train.compute import Sums
 from l2.train.loop import Micro
 from l2.train.order import epoch_order, shuffled
-from l2.train.pretrain import packed_loss
+from l2.train.pretrain import token_losses
+
+EVEN = 32  # rows are padded to a multiple: few shapes, for the reason that `evened` tells (ours)
 
 
 class Source(NamedTuple):
@@ -40,7 +42,7 @@ def visits(size: int, epochs: float, seed: int, source: int, number: int) -> npt
 def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
     """A micro-batch of rows [B, T], each of several examples that don't see one another."""
     width = max(sum(len(e.ids) for e in row) for row in rows)
-    shape = (len(rows), min(width, seq_len))
+    shape = (len(rows), min(-(-width // EVEN) * EVEN, seq_len))
     tokens_BT, positions_BT = (np.zeros(shape, np.int64) for _ in range(2))
     targets_BT = np.full(shape, -1)
     for b, row in enumerate(rows):
@@ -51,7 +53,8 @@ def packed_micro(rows: Sequence[Sequence[Example]], seq_len: int) -> Micro:
         positions_BT[b, : len(ids)] = positions
         # BOS is learned by nobody, and so no example by the one before it
         targets_BT[b, : len(ids) - 1] = np.where(learn & (positions > 0), ids, -1)[1:]
-    arrays = {"tokens_BT": tokens_BT, "positions_BT": positions_BT, "targets_BT": targets_BT}
+    wanted_BT = evened(targets_BT >= 0)
+    arrays = {"tokens_BT": tokens_BT, "positions_BT": positions_BT, "targets_BT": targets_BT, "wanted_BT": wanted_BT}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Micro(tensors, float((targets_BT >= 0).sum()), sum(len(e.ids) for row in rows for e in row))
 
@@ -109,7 +112,9 @@ class FineTuning:
         return [self._example(int(dialog)) for dialog in rows[place]]
 
     def _micros(self, rows: Sequence[Sequence[Example]]) -> list[Micro]:
-        return [packed_micro(rows[i : i + self.micro], self.seq_len) for i in range(0, len(rows), self.micro)]
+        # Rows of like length together: less padding, and the sum over the batch is the same.
+        ordered = sorted(rows, key=lambda row: sum(len(example.ids) for example in row))
+        return [packed_micro(ordered[i : i + self.micro], self.seq_len) for i in range(0, len(ordered), self.micro)]
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> list[Micro]:
         """The rows of `step`, see `Objective`."""
@@ -124,5 +129,9 @@ class FineTuning:
             yield name, self._micros([[dialogs[i] for i in row] for row in rows])
 
     def sums(self, model: Any, tensors: Mapping[str, Tensor]) -> Sums:
-        """The summed loss of the learned tokens, in nats."""
-        return packed_loss(model, tensors)
+        """The summed loss of the learned tokens, in nats. The last layer and the head pass over the rest."""
+        wanted_BT = tensors["wanted_BT"]
+        hidden_AD = model.hidden(tensors["tokens_BT"], tensors["positions_BT"], wanted_BT=wanted_BT)
+        targets_A = tensors["targets_BT"][wanted_BT]
+        losses_A = token_losses(model, hidden_AD, targets_A.clamp(min=0))
+        return {"loss": losses_A[targets_A >= 0].sum()}

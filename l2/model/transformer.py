@@ -1,7 +1,8 @@
 """The Llama 2 transformer (paper §2.2): pre-norm RMSNorm, RoPE, grouped-query attention, SwiGLU, no biases.
 
 Shape letters: B batch, T query positions, S key positions, D model width, H query heads, K key/value heads,
-G query heads per key/value head (H = K·G), C channels of one head, F feed-forward width, V vocabulary.
+G query heads per key/value head (H = K·G), C channels of one head, F feed-forward width, V vocabulary,
+A places whose output is wanted, of all rows.
 Sub-modules carry the names of the Hugging Face layout, so a state dict is a checkpoint without renaming.
 """
 
@@ -135,16 +136,16 @@ class Attention(nn.Module):
         self.o_proj = Linear(self.heads * self.head_dim, config.dim)
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
+        """[B, T, D] to what is wanted of [B, T, D]."""
         k, v = (x.unflatten(2, (self.kv_heads, -1)).transpose(1, 2) for x in (self.k_proj(x_BTD), self.v_proj(x_BTD)))
         k = rotate(k, where.cos, where.sin)
         if where.cache is not None:
             k, v = where.cache.put(self.layer, k, v, where.positions_BT, where.mask.shape[-1])
-        x_BTD, where = where.asking(self.layer, x_BTD)
-        q = self.q_proj(x_BTD).unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
+        q_BTX = where.spread(self.layer, self.q_proj(where.wanted(self.layer, x_BTD)))
+        q = q_BTX.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
         out = attend(rotate(q, where.cos, where.sin), k, v, where.mask)
-        y_BTD: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
-        return y_BTD
+        y: Tensor = self.o_proj(where.wanted(self.layer, out.transpose(1, 2).flatten(2)))
+        return y
 
 
 class SwiGLU(nn.Module):
@@ -156,9 +157,9 @@ class SwiGLU(nn.Module):
         self.up_proj = Linear(config.dim, config.ffn_dim)
         self.down_proj = Linear(config.ffn_dim, config.dim)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
@@ -173,19 +174,28 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        x_BTD = where.asking(self.self_attn.layer, x_BTD)[0] + self.self_attn(self.input_layernorm(x_BTD), where)
-        out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        """[B, T, D] to what is wanted of [B, T, D]."""
+        h = where.wanted(self.self_attn.layer, x_BTD) + self.self_attn(self.input_layernorm(x_BTD), where)
+        out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out
 
 
 class Where:
-    """What every layer needs to know of the positions: their angles, who sees whom, and the cache."""
+    """What every layer needs to know of the positions: their angles, who sees whom, the cache, and what is wanted."""
 
-    def __init__(self, config: ModelConfig, positions_BT: Tensor, mask: Tensor | None, cache: KVCache | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        positions_BT: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        wanted_BT: Tensor | None = None,
+    ) -> None:
         self.positions_BT, self.cache, self.by_documents = positions_BT, cache, mask is None and cache is None
         self.cos, self.sin = rotary(positions_BT, config)
         self.fork_B2: Tensor | None = None  # see forks.py
+        self.wanted_BT, self.last = wanted_BT, config.n_layers - 1
+        self.places_A = None if wanted_BT is None else wanted_BT.flatten().nonzero().flatten()
         if mask is not None:
             self.mask = mask
 
@@ -199,9 +209,18 @@ class Where:
         back_TT = at[:, None] - at  # how far a query looks back: to the start of its document
         return ((back_TT >= 0) & (back_TT <= self.positions_BT[:, :, None]))[:, None]
 
-    def asking(self, layer: int, x_BTD: Tensor) -> tuple[Tensor, Where]:
-        """The places whose output a layer is asked for: all, here; and what it needs to know of them."""
-        return x_BTD, self
+    def wanted(self, layer: int, x_BTD: Tensor) -> Tensor:
+        """What of x a layer goes on with: the last with the wanted places alone, [A, D], the others with all."""
+        return (
+            x_BTD if self.places_A is None or layer != self.last else x_BTD.flatten(0, 1).index_select(0, self.places_A)
+        )
+
+    def spread(self, layer: int, x: Tensor) -> Tensor:
+        """What `wanted` gave at its places among zeros, [B, T, D]."""
+        if self.places_A is None or layer != self.last:
+            return x
+        B, T = self.positions_BT.shape
+        return x.new_zeros(B * T, x.shape[1]).index_copy(0, self.places_A, x).view(B, T, -1)
 
 
 class Trunk(nn.Module):
@@ -214,11 +233,11 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
     def forward(self, tokens_BT: Tensor, where: Where) -> Tensor:
-        """Token ids [B, T] to hidden states [B, T, D]."""
-        x_BTD = self.embed_tokens(tokens_BT)
+        """Token ids [B, T] to hidden states [B, T, D], or of the wanted places [A, D]."""
+        x = self.embed_tokens(tokens_BT)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, where)
-        out: Tensor = self.norm(x_BTD)
+            x = layer(x, where)
+        out: Tensor = self.norm(x)
         return out
 
 
@@ -246,16 +265,18 @@ class _Headed(nn.Module):
         positions_BT: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        wanted_BT: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] after the final norm.
+        """Hidden states [B, T, D] after the final norm; with wanted_BT (bool) those of its places alone, [A, D].
 
         positions_BT: 0, 1, 2, ... in every row unless given; required with a cache, whose slots they are.
         mask: bool [B or 1, 1, T, S], True where a query may look; unless given, back to position 0, where its document
         starts. Padding on the right needs no mask: a causal model never looks there.
+        wanted_BT spares the last layer all but keys and values of the other places.
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache))
+        out: Tensor = self.model(tokens_BT, Where(self.config, positions_BT, mask, cache, wanted_BT))
         return out
 
 

@@ -65,6 +65,16 @@ def pack(lengths: npt.ArrayLike, capacity: int) -> Rows:
     return Rows(longest_first[by_row], ends)
 
 
+def evened(wanted_BT: npt.NDArray[np.bool_], multiple: int = 64) -> npt.NDArray[np.bool_]:
+    """`wanted_BT` with the first other places too, until they are a multiple, or all.
+
+    Libraries plan a product anew for each shape that they have not seen, which takes as long as a small product (ours).
+    """
+    evened = wanted_BT.ravel().copy()
+    evened[np.flatnonzero(~evened)[: -int(evened.sum()) % multiple]] = True
+    return evened.reshape(wanted_BT.shape)
+
+
 def row_positions(lengths: Sequence[int]) -> np.ndarray:
     """Positions, from 0 in each sequence, of a row of sequences; int64 [sum]. They tell the model which is which."""
     counts = np.asarray(lengths, dtype=np.int64)

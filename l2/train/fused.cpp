@@ -115,13 +115,13 @@ struct Matrix {
 };
 typedef Matrix<SCALAR> Scalars;
 
-// `count` rows of C numbers, `apart` in x, become the first of a matrix, turned and scaled where there are angles; the
-// rest of `rows` is zero.
-static void load(const SCALAR* x, int64_t apart, const float* cos, const float* sin, float scale, int64_t count,
-                 int64_t rows, int64_t C, Scalars& out) {
+// `count` rows of C numbers, `apart` in x, become the first of a matrix, turned and scaled where there are angles, row i
+// by those of at[i] (null: i); the rest of `rows` is zero.
+static void load(const SCALAR* x, int64_t apart, const float* cos, const float* sin, const int64_t* at, float scale,
+                 int64_t count, int64_t rows, int64_t C, Scalars& out) {
     for (int64_t i = 0; i < count; i++)
         if (cos)
-            turn(x + i * apart, cos + i * C, sin + i * C, 1, scale, out.row(i), C);
+            turn(x + i * apart, cos + (at ? at[i] : i) * C, sin + (at ? at[i] : i) * C, 1, scale, out.row(i), C);
         else
             std::memcpy(out.row(i), x + i * apart, C * sizeof(SCALAR));
     std::memset(out.row(count), 0, (rows - count) * out.width * sizeof(SCALAR));
@@ -149,21 +149,36 @@ static void flip(Scalars& from, int64_t rows, int64_t C, Scalars& out) {
     }
 }
 
-// What queries t0 .. t0 + count see: keys from `first` on, in whole panels, to t0 + ROWS. Row r of them sees keys
-// from[r] .. t0 + r: those of its document; or, in a row with a fork, all but fork[0] .. fork[1] from the latter on.
+// The queries of a row of T positions: at all of them, or, where ends [B] tell how many there are up to each row's end,
+// at some of all rows' positions [B, T], counted through, in order. They are rows begin .. begin + count of q.
+struct Asked {
+    int64_t begin, count, T;
+    const int64_t* places;
+    Asked(const int64_t* places, const int64_t* ends, int64_t b, int64_t T)
+        : begin(!ends ? b * T : b ? ends[b - 1] : 0), count(ends ? ends[b] - begin : T), T(T), places(places) {}
+    int64_t at(int64_t i) const { return places ? places[begin + i] % T : i; }
+};
+
+// What `count` queries from `q0` on see: keys from `first` on, `width` of them in whole blocks. Query r of them stands
+// at[r] and sees keys from[r] .. at[r]: those of its document; or, in a row with a fork, all but fork[0] .. fork[1] from
+// the latter on.
 struct Seen {
-    int64_t first, t0, count, from[ROWS];
+    int64_t first, width, count, at[ROWS], from[ROWS];
     const int64_t* fork;
-    Seen(const int64_t* positions, const int64_t* fork, int64_t t0, int64_t T)
-        : first(t0), t0(t0), count(std::min(ROWS, T - t0)), fork(fork) {
+    Seen(const Asked& asked, const int64_t* positions, const int64_t* fork, int64_t q0)
+        : first(asked.T), count(std::min(ROWS, asked.count - q0)), fork(fork) {
+        int64_t end = 0;
         for (int64_t r = 0; r < count; r++) {
-            from[r] = fork ? 0 : t0 + r - positions[t0 + r];
+            at[r] = asked.at(q0 + r);
+            from[r] = fork ? 0 : at[r] - positions[at[r]];
             first = std::min(first, from[r] / PANEL * PANEL);
+            end = std::max(end, at[r] + 1);
         }
+        width = whole(end, ROWS) - first;
     }
     void hide(Matrix<float>& scores) {  // first is 0 where there is a fork
         for (int64_t r = 0; fork && r < count; r++)
-            if (t0 + r >= fork[1])
+            if (at[r] >= fork[1])
                 std::fill(scores.row(r) + fork[0], scores.row(r) + fork[1], -std::numeric_limits<float>::infinity());
     }
 };
@@ -191,13 +206,14 @@ static float unscaled(float* __restrict scores, SCALAR* __restrict weights, int6
 
 extern "C" {
 
-// Attention: out [B, T, K, G, C] = softmax(q·k / √C) · v for queries of that shape and keys and values [B, T, K, C] as
-// the projections give them, to be turned by the angles cos and sin [B, T, C]. Nobody sees past the start of its
-// document, which positions [B, T] tell; fork [B, 2] (null: none) as in `Seen`. logs [B, K, G, T] keeps log Σ e^score of each query.
+// Attention: out [Q, K, G, C] = softmax(q·k / √C) · v for queries of that shape and keys and values [B, T, K, C] as the
+// projections give them, to be turned by the angles cos and sin [B, T, C]. Nobody sees past the start of its document,
+// which positions [B, T] tell; fork [B, 2] (null: none) as in `Seen`; the queries, Q in all, at places [Q] (null: all,
+// B · T) as in `Asked`. logs [Q, K, G] keeps log Σ e^score of each query.
 void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
-               const int64_t* positions, const int64_t* fork, SCALAR* out, float* logs, int64_t B, int64_t T, int64_t K,
-               int64_t G, int64_t C, int threads) {
-    int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD;
+               const int64_t* positions, const int64_t* fork, const int64_t* places, const int64_t* ends, SCALAR* out,
+               float* logs, int64_t B, int64_t T, int64_t K, int64_t G, int64_t C, int threads) {
+    int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD, wide = K * G * C;
 #pragma omp parallel num_threads(threads)
     {
         Scalars plain(S, N), keys(S, C), values(S, N), queries(ROWS, N), weights(ROWS, S);
@@ -206,29 +222,29 @@ void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* c
         for (int64_t bk = 0; bk < B * K; bk++) {
             int64_t b = bk / K, kv = (b * T * K + bk % K) * C;
             const float *angles = cos + b * T * C, *sines = sin + b * T * C;
-            load(k + kv, K * C, angles, sines, 1, T, S, C, plain);
+            Asked asked(places, ends, b, T);
+            load(k + kv, K * C, angles, sines, nullptr, 1, T, S, C, plain);
             flip(plain, S, C, keys);
-            load(v + kv, K * C, nullptr, sines, 1, T, S, C, plain);
+            load(v + kv, K * C, nullptr, sines, nullptr, 1, T, S, C, plain);
             stack(plain, S, N, values);
             for (int64_t g = 0; g < G; g++)
-                for (int64_t t0 = 0; t0 < T; t0 += ROWS) {
-                    Seen seen(positions + b * T, fork ? fork + b * 2 : nullptr, t0, T);
-                    int64_t width = t0 + ROWS - seen.first, at = kv * G + g * C + t0 * K * G * C;
-                    load(q + at, K * G * C, angles + t0 * C, sines + t0 * C, 1 / std::sqrt(float(C)), seen.count, ROWS, C,
-                         queries);
+                for (int64_t q0 = 0; q0 < asked.count; q0 += ROWS) {
+                    Seen seen(asked, positions + b * T, fork ? fork + b * 2 : nullptr, q0);
+                    int64_t width = seen.width, head = bk % K * G + g, at = (asked.begin + q0) * wide + head * C;
+                    load(q + at, wide, angles, sines, seen.at, 1 / std::sqrt(float(C)), seen.count, ROWS, C, queries);
                     product(queries.words(), queries.down(), 1, keys.words() + seen.first * L, PANEL * L, PANEL,
                             scores.row(0), S, ROWS, width, L, false);
                     seen.hide(scores);
                     float totals[ROWS];
                     for (int64_t r = 0; r < seen.count; r++) {
                         float most = unscaled(scores.row(r), weights.row(r), seen.from[r] - seen.first,
-                                              t0 + r + 1 - seen.first, width, &totals[r]);
-                        logs[(bk * G + g) * T + t0 + r] = most + std::log(totals[r]);
+                                              seen.at[r] + 1 - seen.first, width, &totals[r]);
+                        logs[(asked.begin + q0 + r) * K * G + head] = most + std::log(totals[r]);
                     }
                     product(weights.words(), weights.down(), 1, values.words(seen.first), PANEL, N, mixed.row(0), N, ROWS,
                             N, width / WORD, false);
                     for (int64_t r = 0; r < seen.count; r++)
-                        turn<float>(mixed.row(r), nullptr, nullptr, 1, 1 / totals[r], out + at + r * K * G * C, C);
+                        turn<float>(mixed.row(r), nullptr, nullptr, 1, 1 / totals[r], out + at + r * wide, C);
                 }
         }
     }
@@ -236,9 +252,9 @@ void attention(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* c
 
 // The gradients of q, k and v; the weights are computed again, so that nothing of size T² is kept.
 void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const float* cos, const float* sin,
-                        const int64_t* positions, const int64_t* fork, const float* logs, const SCALAR* dout,
-                        SCALAR* dq, SCALAR* dk, SCALAR* dv, int64_t B, int64_t T, int64_t K, int64_t G, int64_t C,
-                        int threads) {
+                        const int64_t* positions, const int64_t* fork, const int64_t* places, const int64_t* ends,
+                        const float* logs, const SCALAR* dout, SCALAR* dq, SCALAR* dk, SCALAR* dv, int64_t B, int64_t T,
+                        int64_t K, int64_t G, int64_t C, int threads) {
     int64_t S = whole(T, ROWS), N = whole(C, PANEL), L = C / WORD, wide = K * G * C;
     float scale = 1 / std::sqrt(float(C));
 #pragma omp parallel num_threads(threads)
@@ -251,19 +267,20 @@ void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const
         for (int64_t bk = 0; bk < B * K; bk++) {
             int64_t b = bk / K, kv = (b * T * K + bk % K) * C;
             const float *angles = cos + b * T * C, *sines = sin + b * T * C;
-            load(v + kv, K * C, nullptr, sines, 1, T, S, C, plain);
+            Asked asked(places, ends, b, T);
+            load(v + kv, K * C, nullptr, sines, nullptr, 1, T, S, C, plain);
             flip(plain, S, C, values);
-            load(k + kv, K * C, angles, sines, 1, T, S, C, plain);
+            load(k + kv, K * C, angles, sines, nullptr, 1, T, S, C, plain);
             flip(plain, S, C, keys);
             stack(plain, S, N, keys_down);
             dkeys.clear();
             dvalues.clear();
             for (int64_t g = 0; g < G; g++)
-                for (int64_t t0 = 0; t0 < T; t0 += ROWS) {
-                    Seen seen(positions + b * T, fork ? fork + b * 2 : nullptr, t0, T);
-                    int64_t width = t0 + ROWS - seen.first, at = kv * G + g * C + t0 * wide;
-                    load(q + at, wide, angles + t0 * C, sines + t0 * C, scale, seen.count, ROWS, C, queries);
-                    load(dout + at, wide, nullptr, sines, 1, seen.count, ROWS, C, douts);
+                for (int64_t q0 = 0; q0 < asked.count; q0 += ROWS) {
+                    Seen seen(asked, positions + b * T, fork ? fork + b * 2 : nullptr, q0);
+                    int64_t width = seen.width, head = bk % K * G + g, at = (asked.begin + q0) * wide + head * C;
+                    load(q + at, wide, angles, sines, seen.at, scale, seen.count, ROWS, C, queries);
+                    load(dout + at, wide, nullptr, sines, nullptr, 1, seen.count, ROWS, C, douts);
                     product(queries.words(), queries.down(), 1, keys.words() + seen.first * L, PANEL * L, PANEL,
                             scores.row(0), S, ROWS, width, L, false);
                     seen.hide(scores);
@@ -276,9 +293,9 @@ void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const
                             clear(dx, 0, 0, width);
                             continue;
                         }
-                        int64_t from = seen.from[r] - seen.first, to = t0 + r + 1 - seen.first;
+                        int64_t from = seen.from[r] - seen.first, to = seen.at[r] + 1 - seen.first;
                         float *x = scores.row(r), *dy_v = dweights.row(r), both = 0;
-                        float log = logs[(bk * G + g) * T + t0 + r];
+                        float log = logs[(asked.begin + q0 + r) * K * G + head];
                         for (int64_t s = from; s < to; s++) {
                             x[s] = exponential(x[s] - log);
                             both += x[s] * dy_v[s];
@@ -299,7 +316,7 @@ void attention_backward(const SCALAR* q, const SCALAR* k, const SCALAR* v, const
                     product(dscores_down.words(), 1, S, queries_down.words(), PANEL, N, dkeys.row(seen.first), N, width, N,
                             ROWS / WORD, true);
                     for (int64_t r = 0; r < seen.count; r++)
-                        turn<float>(dqueries.row(r), angles + (t0 + r) * C, sines + (t0 + r) * C, -1, scale,
+                        turn<float>(dqueries.row(r), angles + seen.at[r] * C, sines + seen.at[r] * C, -1, scale,
                                     dq + at + r * wide, C);
                 }
             for (int64_t t = 0; t < T; t++) {

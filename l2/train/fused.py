@@ -29,8 +29,8 @@ SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassocia
 
 POINTER, SIZE, INT, FLOAT = c_void_p, c_int64, c_int, c_float
 ARGUMENTS = {
-    "attention": [POINTER] * 9 + [SIZE] * 5 + [INT],
-    "attention_backward": [POINTER] * 12 + [SIZE] * 5 + [INT],
+    "attention": [POINTER] * 11 + [SIZE] * 5 + [INT],
+    "attention_backward": [POINTER] * 14 + [SIZE] * 5 + [INT],
     "norm": [POINTER] * 4 + [SIZE] * 2 + [FLOAT, INT],
     "norm_backward": [POINTER] * 6 + [SIZE] * 2 + [INT],
     "swiglu": [POINTER] * 3 + [SIZE, INT],
@@ -112,14 +112,19 @@ class _Gated(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q·k / √C) · v from projections [B, T, heads · C] to [B, T, H · C]."""
+    """softmax(q·k / √C) · v from projections [B, T, heads · C] to [B, T, H · C]; of queries [A, H · C] to the same."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, where: Where, K: int, C: int) -> Tensor:
-        B, T, X = q.shape
-        ctx.shape = B, T, K, X // C // K, C
-        given = q, k, v, where.cos.contiguous(), where.sin.contiguous(), where.positions_BT.contiguous(), where.fork_B2
-        out, logs = torch.empty_like(q), q.new_empty(B, X // C, T, dtype=torch.float32)
+        B, T, _ = k.shape
+        heads = q.shape[-1] // C
+        ctx.shape = B, T, K, heads // K, C
+        places: tuple[Tensor | None, Tensor | None] = None, None
+        if where.wanted_BT is not None and q.dim() == 2:
+            places = where.places_A, where.wanted_BT.sum(1).cumsum(0)
+        angles = where.cos.contiguous(), where.sin.contiguous()
+        given = q, k, v, *angles, where.positions_BT.contiguous(), where.fork_B2, *places
+        out, logs = torch.empty_like(q), q.new_empty(*q.shape[:-1], heads, dtype=torch.float32)
         call("attention", q.dtype, *given, out, logs, *ctx.shape)
         ctx.save_for_backward(*given, logs)
         return out
@@ -170,9 +175,9 @@ class FusedNorm(RMSNorm):
 class FusedSwiGLU(SwiGLU):
     """SwiGLU, fused."""
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        gated = _Gated.apply(self.gate_proj(x_BTD), self.up_proj(x_BTD))  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        gated = _Gated.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
         out: Tensor = self.down_proj(gated)
         return out
 
@@ -181,13 +186,13 @@ class FusedAttention(Attention):
     """Attention, fused, for rows of whole documents; what else there is, torch does."""
 
     def forward(self, x_BTD: Tensor, where: Where) -> Tensor:
-        """[B, T, D] to [B, T, D]."""
-        if not where.by_documents or where.asking(self.layer, x_BTD)[0] is not x_BTD:
+        """[B, T, D] to what is wanted of [B, T, D]."""
+        if not where.by_documents:
             return super().forward(x_BTD, where)
-        q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        q, k, v = self.q_proj(where.wanted(self.layer, x_BTD)), self.k_proj(x_BTD), self.v_proj(x_BTD)
         mixed = _Attention.apply(q, k, v, where, self.kv_heads, self.head_dim)  # type: ignore[no-untyped-call]
-        y_BTD: Tensor = self.o_proj(mixed)
-        return y_BTD
+        y: Tensor = self.o_proj(mixed)
+        return y
 
 
 class FusedLanguageModel(LanguageModel):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from l2.files.errors import UsageError
-from l2.tokens.packing import Rows, pack, row_positions
+from l2.tokens.packing import Rows, evened, pack, row_positions
 
 CAPACITY = 12
 lengths = st.lists(st.integers(0, CAPACITY), max_size=40)
@@ -83,3 +84,11 @@ def test_many_sequences_take_little_time():
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_each_sequence_counts_from_zero(items):
     assert row_positions(items).tolist() == [p for n in items for p in range(n)]
+
+
+@given(st.integers(1, 4), st.integers(1, 90), st.floats(0, 1), st.integers(0, 99))
+def test_wanted_places_become_a_multiple_with_as_few_more_as_can_be(B, T, share, seed):
+    wanted = np.random.default_rng(seed).random((B, T)) < share
+    more = evened(wanted, 64)
+    assert more.shape == wanted.shape and (more | ~wanted).all()
+    assert more.sum() == min(-(-wanted.sum() // 64) * 64, wanted.size)

@@ -123,6 +123,16 @@ def test_dialogs_are_judged_file_by_file(tokenizer):
     assert len(found) == 3  # dialogs have no bytes
 
 
+def test_every_file_of_dialogs_has_its_loss_whatever_the_mix(model_dir, tmp_path):
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("a", "b", "val-a", "val-b")}
+    for path in files.values():
+        write_records(path, dialog_records(3))
+    data = ["--data", files["a"], files["b"], "--mix", "a=2,*=1", "--eval-data", files["val-a"], files["val-b"]]
+    assert main(["sft", "--model", str(model_dir), *data, "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    line = json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])
+    assert line.keys() >= {"val_loss", "val_loss/val-a", "val_loss/val-b"}
+
+
 def pretrain(out: Path, shards: list[Path], *more: str) -> list[str]:
     small = ["--seq-len", "16", "--batch-tokens", "64", "--steps", "2", "--dtype", "float32"]
     return ["pretrain", "--shards", *map(str, shards), "--out", str(out), *small, *more]
