@@ -21,7 +21,8 @@ from l2.generate.kernels import HELD, PAGE, Kernels, Pair, RowStep, attend, page
 from l2.generate.layers import Product, angles, kernels_of, layers_of, on_cpu, weights_of
 from l2.generate.reading import read_prompts
 from l2.generate.scoring import pad
-from l2.model.transformer import Block, KVCache, LanguageModel
+from l2.model.cache import KVCache
+from l2.model.transformer import Block, LanguageModel
 
 COPIED_BYTES = 2**30  # larger weights are taken as they are: a copy would cost more memory than it saves time
 

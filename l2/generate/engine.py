@@ -19,8 +19,9 @@ from torch import Tensor
 from l2.files.errors import L2Error, UsageError
 from l2.files.progress import OnProgress, ignore
 from l2.generate.decoder import Decoder
+from l2.model.cache import KVCache
 from l2.model.config import ModelConfig
-from l2.model.transformer import KVCache, LanguageModel
+from l2.model.transformer import LanguageModel
 
 PREFILL = 2**14  # tokens of prompts read at once, with padding, unless one prompt alone has more: bounds the memory
 ADMIT = 0.25  # prompts enter when this share of the rows is free: prefilling one alone wastes the machine

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from l2.generate.kernels import ASKED, COUNT, HELD, PAGE, PARENT, Kernels, Pair, paged, spans_of
 from l2.generate.layers import angles, layers_of
-from l2.model.transformer import KVCache, LanguageModel, ScalarModel
+from l2.model.cache import KVCache
+from l2.model.transformer import LanguageModel, ScalarModel
 
 SHARED = 16  # tokens that several texts must begin with, for these to be read once
 

@@ -15,7 +15,8 @@ from l2.files.progress import OnProgress, ignore
 from l2.generate.kernels import Kernels
 from l2.generate.layers import kernels_of
 from l2.generate.reading import Plan, common_prefix, read_ends, read_plan, shared_with_previous
-from l2.model.transformer import KVCache, LanguageModel, ScalarModel
+from l2.model.cache import KVCache
+from l2.model.transformer import LanguageModel, ScalarModel
 
 TOGETHER = 2**15  # tokens read at once, with padding, unless one row alone has more: bounds the memory
 CHUNK = 2048  # rows of logits held at once

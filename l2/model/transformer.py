@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from l2.model.cache import KVCache
 from l2.model.config import ModelConfig
 
 
@@ -93,35 +94,6 @@ def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor) -> Tens
     scores = torch.matmul(q, k_BKSC.mT).view(B, K, H // K, T, S).masked_fill(~mask[:, :, None], -math.inf)
     weights = scores.float().softmax(dim=-1).to(v_BKSC.dtype).view(B, K, (H // K) * T, S)
     return torch.matmul(weights, v_BKSC).view(B, H, T, C)
-
-
-class KVCache:
-    """Keys and values of every layer, preallocated: slot s of a row holds the token at position s."""
-
-    def __init__(
-        self, config: ModelConfig, batch: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> None:
-        shape = (config.n_layers, batch, config.n_kv_heads, length, config.head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
-
-    @property
-    def length(self) -> int:
-        """How many positions fit."""
-        return self.k.shape[3]
-
-    def take(self, rows_N: Tensor) -> KVCache:
-        """A cache of the given rows, in that order; a row may be taken several times."""
-        taken = object.__new__(KVCache)
-        taken.k, taken.v = self.k.index_select(1, rows_N), self.v.index_select(1, rows_N)
-        return taken
-
-    def put(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, slots_BT: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        """Store keys and values at `slots_BT`; returns what the first `used` slots hold, [B, K, used, C]."""
-        rows = torch.arange(slots_BT.shape[0], device=slots_BT.device)[:, None]
-        self.k[layer][rows, :, slots_BT] = k_BKTC.transpose(1, 2).to(self.k.dtype)
-        self.v[layer][rows, :, slots_BT] = v_BKTC.transpose(1, 2).to(self.v.dtype)
-        return self.k[layer, :, :, :used], self.v[layer, :, :, :used]
 
 
 class Attention(nn.Module):
@@ -211,9 +183,9 @@ class Where:
 
     def wanted(self, layer: int, x_BTD: Tensor) -> Tensor:
         """What of x a layer goes on with: the last with the wanted places alone, [A, D], the others with all."""
-        return (
-            x_BTD if self.places_A is None or layer != self.last else x_BTD.flatten(0, 1).index_select(0, self.places_A)
-        )
+        if self.places_A is None or layer != self.last:
+            return x_BTD
+        return x_BTD.flatten(0, 1).index_select(0, self.places_A)
 
     def spread(self, layer: int, x: Tensor) -> Tensor:
         """What `wanted` gave at its places among zeros, [B, T, D]."""

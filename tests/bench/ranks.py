@@ -20,9 +20,10 @@ from torch import Tensor
 from l2.align.ppo import twin
 from l2.generate.engine import Sampling, generate
 from l2.generate.scoring import pad
+from l2.model.cache import KVCache
 from l2.model.checkpoint import new_model
 from l2.model.device import keep_memory
-from l2.model.transformer import KVCache, LanguageModel
+from l2.model.transformer import LanguageModel
 from l2.train.compute import Compute, Sums
 from l2.train.ranks import Ranks, gathered, start_ranks
 from tests.bench.generation import KINDS, SHAPES, rounds, table

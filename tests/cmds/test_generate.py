@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from cmds.app import main
+from l2.model.cache import KVCache
 from l2.model.checkpoint import load_language_model, load_reward_model, new_model, save_model, scalar_from
-from l2.model.transformer import KVCache
 from l2.tokens.chat import as_messages, encode_dialog
 from l2.tokens.tokenizer import train_tokenizer
 from tests.conftest import WORDS, sentences, small_config

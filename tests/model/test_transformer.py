@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import l2
 from l2.files.errors import BadInput, L2Error
+from l2.model.cache import KVCache
 from l2.model.checkpoint import load_model, load_reward_model, new_model, save_model, scalar_from, weight_files
 from l2.model.config import config_from_hf
-from l2.model.transformer import KVCache, LanguageModel
+from l2.model.transformer import LanguageModel
 from tests.conftest import small_config
 
 SHAPES = {"mha": 4, "gqa": 2, "mqa": 1}

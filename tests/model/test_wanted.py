@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2.model.cache import KVCache
 from l2.model.checkpoint import new_model
-from l2.model.transformer import KVCache, LanguageModel
+from l2.model.transformer import LanguageModel
 from l2.train import fused
 from tests.conftest import small_config
 
