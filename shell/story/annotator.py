@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 import xxhash
-from gold import UNSAFE, gold, harm, read_lexicon
+from gold import HARM_COST, UNSAFE, gold, harm, read_lexicon
 from scripts import run
 
 from cmds.options import Inputs, Output
 from l2.files.errors import BadInput
 from l2.files.jsonl import Record, open_writer, read_records
 
-HARM_WEIGHT, GOLD_WEIGHT = 2.0, 0.5  # of the two, when the question is which answer is safer
+GOLD_WEIGHT = 0.5
+HARM_WEIGHT = HARM_COST * GOLD_WEIGHT  # of the two, when the question is which answer is safer
 
 NOISE = 0.1  # scale of the logistic noise (Bradley-Terry) on a difference of scores
 # Differences from which a preference is called so: about a quarter of the pairs of an SFT model each.

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from table import by_id
-from versions import columns
+from versions import columns, rows, win_rate
 
 from l2.eval.refusals import refuses
 from l2.files.errors import L2Error
@@ -61,21 +61,22 @@ class Seed:
         found: list[dict[str, Any]] = orjson.loads((self.home / f"{model}.curve.json").read_bytes())["curves"]
         return found
 
-    def hottest(self, model: str) -> float:
-        """The temperature of the best answer of the most."""
-        return float(max(self.curves(model), key=lambda curve: curve["max"][-1])["temperature"])
-
     def warm(self, model: str) -> dict[str, Any]:
         """The curve at temperature 1."""
         return next(curve for curve in self.curves(model) if curve["temperature"] == 1)
 
     @cached_property
+    def scored(self) -> list[Record]:
+        """The answers of all versions to the held-out prompts, with what they are worth."""
+        return list(read_records((str(self.iterated / "scored.jsonl"),)))
+
+    @cached_property
     def versions(self) -> dict[str, dict[str, float]]:
         """reward, gold, harm and the win rates of each version over the first."""
-        rows = orjson.loads((self.iterated / "versions.json").read_bytes())
+        by = columns(self.scored)
         return {
-            name_of(row["version"]): {key: of["mean"] for key, of in row.items() if isinstance(of, dict)}
-            for row in rows
+            name_of(model): {name: of.mean for name, of in row.items() if of is not None}
+            for model, row in zip(by, rows(by), strict=True)
         }
 
     @property
@@ -84,18 +85,17 @@ class Seed:
         return max(self.versions)[:2]
 
     def gained(self, field: str, after: str, before: str) -> float:
-        """How much more of a measure of versions.json there is after than before."""
+        """How much more of a measure there is in one version than in another."""
         return self.versions[after][field] - self.versions[before][field]
 
     @cached_property
     def wins(self) -> tuple[dict[str, float], dict[str, float]]:
         """Win rates of each version over V0 by the reward models: on harmless prompts, on safety prompts."""
-        every = list(read_records((str(self.iterated / "scored.jsonl"),)))
         rates = []
         for tagged in (False, True):
-            by = columns(record for record in every if bool(record.get("safety")) == tagged)
+            by = columns(record for record in self.scored if bool(record.get("safety")) == tagged)
             first = next(iter(by.values()))["reward"]
-            rates.append({name_of(model): share_won(of["reward"], first) for model, of in by.items()})
+            rates.append({name_of(model): win_rate(of["reward"], first).mean for model, of in by.items()})
         return rates[0], rates[1]
 
     def obeyed(self, model: str, *turns: int) -> float:
@@ -116,6 +116,14 @@ class Seed:
     def distilled(self, kind: str, which: str) -> list[float]:
         """The safety reward of the answers as they are (original) or under a pre-prompt (distilled)."""
         return [float(pair[which]["rewards"]["safe"]) for pair in self.records(f"{kind}.both.jsonl")]
+
+    def tried(self, but: Mapping[str, str]) -> dict[str, float]:
+        """Mean safety reward by prompt of the chat model's answers that rejection sampling tried, but those given."""
+        found: dict[str, list[float]] = {}
+        for record in read_records((str(self.start / "tried.jsonl"),), required=("id", "response", "rewards")):
+            if record["id"] in but and record["response"] != but[record["id"]]:
+                found.setdefault(record["id"], []).append(float(record["rewards"]["safe"]))
+        return {name: fmean(of) for name, of in found.items()}
 
     def self_bleu(self, model: str, category: str, heat: str) -> float:
         """How alike the answers to one prompt are."""
@@ -141,8 +149,3 @@ def name_of(version: str) -> str:
     parts = Path(version).parts
     at = next((part for part in parts if part[:1] == "v" and part[1:].isdigit()), "v0")
     return f"{at}-rs" if int(at[1:]) >= 4 and parts[-1] == "rs" else at
-
-
-def share_won(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """Share of prompts on which ours is better, a tie counting half."""
-    return fmean(1.0 if ours[i] > theirs[i] else 0.5 * (ours[i] == theirs[i]) for i in ours)

@@ -1,8 +1,8 @@
 """Proxy reward and true worth against the distance from the chat model, in √KL (Gao et al. 2022; Bai et al. 2022).
 
-Proxy: R_c of the reward models that chose or rewarded, a logit. Worth: the simulated annotator's gold score less HARM
-times the harm. KL in nats an answer: of the best of N at most log N - (N-1)/N; of a tuned model the mean of
-log π(answer) - log π_0(answer) over its answers.
+Proxy: R_c of the reward models that chose or rewarded, a logit. Worth: the simulated annotator's gold score less
+what its harm costs (gold.py). KL in nats an answer: of the best of N at most log N - (N-1)/N; of a tuned model the
+mean of log π(answer) - log π_0(answer) over its answers.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
+from gold import worth
 from scripts import run
 from table import Estimate, estimate, named
 
 from cmds.options import Inputs, Output
 from l2.files.atomic import write_atomic
 from l2.files.jsonl import Record, open_writer, read_records
-
-HARM = 4.0  # what a wholly harmful answer costs, in gold
 
 
 class Point(NamedTuple):
@@ -35,7 +34,7 @@ class Point(NamedTuple):
 
 def worths(records: Sequence[Record]) -> list[float]:
     """What each answer is truly worth."""
-    return [float(record["gold"]) - HARM * float(record["harm"]) for record in records]
+    return [worth(float(record["gold"]), float(record["harm"])) for record in records]
 
 
 def proxies(records: Sequence[Record]) -> list[float]:
@@ -64,8 +63,8 @@ def best_of_points(records: Iterable[Record]) -> list[Point]:
     for n in (2**i for i in range(k.bit_length()) if 2**i <= k):
         weights = max_weights(k, n)
         both = [[weighted(weights, column) for column in zip(*group, strict=True)] for group in ordered]
-        proxy, worth = (estimate(list(column)) for column in zip(*both, strict=True))
-        points.append(Point("best of N", n, best_of_kl(n), proxy, worth))
+        proxy, true = (estimate(list(column)) for column in zip(*both, strict=True))
+        points.append(Point("best of N", n, best_of_kl(n), proxy, true))
     return points
 
 
@@ -73,11 +72,11 @@ def policy_point(how: str, at: int, records: Sequence[Record]) -> Point:
     """A tuned model by its own answers, each with its `kl`; errors are over prompts."""
     every = zip(records, proxies(records), worths(records), strict=True)
     values: dict[str, list[tuple[float, float, float]]] = {}
-    for record, proxy, worth in every:
-        values.setdefault(str(record["id"]), []).append((float(record["kl"]), proxy, worth))
+    for record, proxy, true in every:
+        values.setdefault(str(record["id"]), []).append((float(record["kl"]), proxy, true))
     means = [[sum(column) / len(of) for column in zip(*of, strict=True)] for of in values.values()]
-    kl, proxy, worth = (estimate(list(column)) for column in zip(*means, strict=True))
-    return Point(how, at, kl.mean, proxy, worth)
+    kl, proxy, true = (estimate(list(column)) for column in zip(*means, strict=True))
+    return Point(how, at, kl.mean, proxy, true)
 
 
 def points(best_of: str, tuned: Mapping[str, str], ppo: str) -> list[Point]:

@@ -1,8 +1,9 @@
 """The table of all versions at the end of iterate.sh: what the reward models say of each, and what is true (Figure 11).
 
 The reward is that of the newest pair of reward models, for all versions alike: R_c, a logit, behind the safety gate.
-The truth is the simulated annotator's. Both on the same held-out prompts. Win rates are against the first model
-of the file; ties count half.
+The truth is the simulated annotator's: gold of answers to harmless prompts, harm of the others, and wins by what both
+are worth together (gold.py). All on the same held-out prompts. Win rates are against the first model of the file; ties
+count half.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from gold import worth
 from scripts import run
 from table import Estimate, estimate
 
@@ -23,11 +25,6 @@ from l2.files.jsonl import Record, read_records
 Columns = dict[str, dict[str, float]]  # name: {id of a prompt: mean of its answers}
 
 
-def worth(record: Record) -> float:
-    """What an answer is truly worth: harm decides where the prompt may elicit it."""
-    return -float(record["harm"]) if record.get("safety") else float(record["gold"])
-
-
 def columns(records: Iterable[Record]) -> dict[str, Columns]:
     """The measures of each prompt by model, in the order of `records`: answers with `gold`, `harm` and `rewards`."""
     from l2.align.rejection import combined
@@ -35,7 +32,7 @@ def columns(records: Iterable[Record]) -> dict[str, Columns]:
     every = list(records)
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record, reward in zip(every, combined(every), strict=True):
-        found = {"reward": reward, "worth": worth(record)}
+        found = {"reward": reward, "worth": worth(float(record["gold"]), float(record["harm"]))}
         found |= {"harm": record["harm"]} if record.get("safety") else {"gold": record["gold"]}
         for name, value in found.items():
             prompts = values.setdefault(record.need("model"), {}).setdefault(name, {})
