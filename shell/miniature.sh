@@ -5,8 +5,8 @@
 #
 # For each seed (0, 1 and 2) the story of shell/quickstart.sh and RLHF V1 to V5 of shell/iterate.sh, then the experiments
 # that they leave out: an hour and more on 2 cores. Run again, it does what is not done. --smoke: one seed, on a handful of
-# everything, to see that it works. Everything is written to runs/miniature/; at its end stand claims.md, claims.jsonl
-# and report.html.
+# everything, to see that it works. Everything is written to runs/miniature/; at its end stand, in claims/, claims.md,
+# its short form brief.md, claims.jsonl, figures and report.html.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh
@@ -233,6 +233,6 @@ for seed in "${seeds[@]}"; do
 done
 cd runs/miniature
 python "$story/claims.py" "${homes[@]}" --out "claims$smoke"
-l2 report "claims$smoke" --quiet -o "claims$smoke/report.html"
+l2 report "claims$smoke" --quiet -o "claims$smoke/report.html" --figures "claims$smoke"
 printf '\nIt took %d:%02d minutes; runs/miniature/%s/report.html shows it.\n' $((SECONDS / 60)) $((SECONDS % 60)) \
     "claims$smoke" >&2

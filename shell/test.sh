@@ -11,3 +11,5 @@ mypy
 pytest "$@"
 python -m tests.mutants.check
 bash shell/quickstart.sh --smoke --fresh
+rm -rf runs/{iterate,miniature}/seed-0--smoke # their stages see changes of commands and data, not of the code
+bash shell/miniature.sh --smoke

@@ -96,7 +96,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What a table shows of a claim."""
     reach = "" if row["high"] is None else f" ± {row['high'] - row['measured']:.2g}"
     number = "not measured" if row["measured"] is None else f"{row['measured']:+.3g}{reach}"
-    return row["claim"], row["paper"], f"{number} ({row['what']})", row["verdict"]
+    return row["claim"], row["paper"], f"{number} ({row['what']})", row["verdict"].removesuffix(" at this size")
 
 
 def by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -134,9 +134,9 @@ def brief(rows: Sequence[Mapping[str, Any]]) -> str:
 def rule(rows: Sequence[Mapping[str, Any]]) -> str:
     """How the verdicts came about."""
     return (
-        f"Mean of {rows[0]['seeds']} seeds ± its 90 % interval (Student's t). A claim holds where the interval lies\n"
-        "where the claim puts the number, does not hold where it lies beside, and can't be told where it lies across.\n"
-        "`bash shell/miniature.sh` measures it again."
+        f"Means over seeds ({rows[0]['seeds']}) ± their 90 % interval (Student's t). A claim holds where the interval\n"
+        "lies where the claim puts the number, does not hold where it lies beside, and can't be told at this size\n"
+        "where it lies across. `bash shell/miniature.sh` measures it again."
     )
 
 
@@ -146,7 +146,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    widths = (32, 24, 34, 13)
+    widths = (34, 25, 31, 13)
     shown = Table(*(Column(name, width=width) for name, width in zip(HEADER, widths, strict=True)), box=box.SIMPLE_HEAD)
     for name, group in by_subject(rows).items():
         shown.add_row(name, style="bold")

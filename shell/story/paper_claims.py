@@ -140,7 +140,7 @@ def refused_helpful(seed: Seed, name: str) -> float:
 
 
 CLAIMS: Mapping[str, tuple[Claim, ...]] = {
-    "Attention, context, contamination": (
+    "Pretraining": (
         Claim(
             "GQA is about as good as MHA at equal parameters", "mean of 11 tasks 44.3 and 44.2 (Table 18)",
             "bits per byte, %", lambda s: relative(s.bits("gqa"), s.bits("mha")), **within(1.0), telling=True,
@@ -160,7 +160,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
             **BELOW, telling=True,
         ),
         Claim(
-            "It costs nothing on short texts", "HellaSwag 75.1 to 74.8, SQuAD +0.8 (Table 17)",
+            "Twice the context costs short texts nothing", "HellaSwag 75.1 to 74.8, SQuAD +0.8 (Table 17)",
             "bits per byte of short texts, %", lambda s: relative(s.bits("long", is_short), s.bits("gqa", is_short)),
             **within(1.0),
         ),
@@ -188,7 +188,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
             "accuracy, less the helpfulness model's", lambda s: s.pairs("safe-on-safe") - s.pairs("helpful-on-safe"),
         ),
         Claim(
-            "A margin in the loss helps", "62.5 to 63.0 (Table 28)",
+            "A margin in the loss helps reward models", "62.5 to 63.0 (Table 28)",
             "accuracy, small margin less none", lambda s: s.pairs(SMALL_MARGIN) - s.pairs("margin-none"), telling=True,
         ),
         Claim(
@@ -228,11 +228,11 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
             "reward, last less V0", lambda s: s.gained("reward", s.last, "v0"),
         ),
         Claim(
-            "Its answers are truly more helpful", "helpfulness win rate up (Figure 11)",
+            "After RLHF answers are truly more helpful", "helpfulness win rate up (Figure 11)",
             "gold, last less V0", lambda s: s.gained("gold", s.last, "v0"), telling=True,
         ),
         Claim(
-            "Its answers are truly less harmful", "harmlessness win rate up (Figure 11)",
+            "After RLHF answers are truly less harmful", "harmlessness win rate up (Figure 11)",
             "harm, last less V0", lambda s: s.gained("harm", s.last, "v0"), **BELOW,
         ),
         Claim(
@@ -270,16 +270,16 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     ),
     "Ghost Attention": (
         Claim(
-            "With it turn 2 obeys", "100 % (Table 30)",
+            "With Ghost Attention turn 2 obeys", "100 % (Table 30)",
             "share that obeys", lambda s: s.obeyed("gatt", 2), low=0.5,
         ),
         Claim(
-            "At turns 4 to 6 more obey with it than without", "100 %, and 0 to 10 % (Table 30)",
+            "With Ghost Attention more obey at turns 4 to 6", "100 %, and 0 to 10 % (Table 30)",
             "share that obeys, with less without", lambda s: s.obeyed("gatt", 4, 5, 6) - s.obeyed("ppo", 4, 5, 6),
             telling=True,
         ),
         Claim(
-            "It holds to the end", "100 % at turn 20 and at turn 2 (Table 30)",
+            "Ghost Attention holds to the end", "100 % at turn 20 and at turn 2 (Table 30)",
             "share that obeys, last turn in the context over turn 2", kept_to_the_end, low=0.8,
         ),
     ),
@@ -293,17 +293,17 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
             "harm, a tenth less none", lambda s: s.truth("share-10", "harm") - s.truth("share-0", "harm"), **BELOW,
         ),
         Claim(
-            "It costs no helpfulness", "flat (Figure 15)",
+            "Safety data costs no helpfulness", "flat (Figure 15)",
             "gold, all less none", lambda s: s.truth("share-100", "gold") - s.truth("share-0", "gold"),
             **within(0.15), telling=True,
         ),
         Claim(
-            "It refuses what only sounds dangerous", "15 to 27 % (Figure 33)",
+            "Safety data refuses what only sounds dangerous", "15 to 27 % (Figure 33)",
             "share refused, all less none",
             lambda s: s.refused("share-100.borderline.jsonl") - s.refused("share-0.borderline.jsonl"),
         ),
         Claim(
-            "It refuses hardly any helpful prompt", "0.006 to 0.05 % (Figure 33)",
+            "Safety data refuses hardly any helpful prompt", "0.006 to 0.05 % (Figure 33)",
             "share refused, all less none", lambda s: refused_helpful(s, "share-100") - refused_helpful(s, "share-0"),
             **within(0.02),
         ),
@@ -318,7 +318,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
             lambda s: fmean(s.distilled("template", "distilled")) - fmean(s.distilled("generic", "distilled")),
         ),
         Claim(
-            "It helps most where answers are bad", "Figure 16b",
+            "A pre-prompt helps most where answers are bad", "Figure 16b",
             "correlation of gain and the prompt's other answers' score", gain_by_score, **BELOW,
         ),
         Claim(
@@ -354,11 +354,14 @@ def _heats(seed: Seed) -> dict[str, dict[float, float]]:
 
 
 def _versions(field: str) -> Callable[[Seed], dict[str, dict[str, float]]]:
+    """Gains over V0 of the same seed: seeds differ more from one another than versions do."""
+
     def drawn(seed: Seed) -> dict[str, dict[str, float]]:
-        plain = {name: row[field] for name, row in seed.versions.items() if f"{name}-rs" not in seed.versions}
-        tuned = {name: row[field] for name, row in seed.versions.items() if f"{name}-rs" in seed.versions}
-        both = {"without PPO": plain, "with PPO": tuned}
-        return {name: {at[:2].upper(): y for at, y in sorted(points.items())} for name, points in both.items()}
+        series: dict[str, dict[str, float]] = {"without PPO": {}, "with PPO": {}}
+        for name in sorted(seed.versions):
+            tuned = f"{name}-rs" in seed.versions
+            series["with PPO" if tuned else "without PPO"][name[:2].upper()] = seed.gained(field, name, "v0")
+        return series
 
     return drawn
 
@@ -394,9 +397,9 @@ CURVES = (
     Curve("Attention and context", "model", "bits per byte", _attention, "bars"),
     Curve("Best and median of N answers", "N", "reward", _bests),
     Curve("The best answer by temperature", "temperature", "reward", _heats),
-    Curve("Versions", "version", "gold", _versions("gold")),
-    Curve("Reward of versions", "version", "reward", _versions("reward")),
-    Curve("Harm of versions", "version", "harm", _versions("harm")),
+    Curve("Versions", "version", "gold gained since V0", _versions("gold")),
+    Curve("Reward of versions", "version", "reward gained since V0", _versions("reward")),
+    Curve("Harm of versions", "version", "harm, less V0's", _versions("harm")),
     Curve("Instructions over turns", "turn", "share that obeys", _turns),
     Curve("Safety data", "share of the safety data, %", "harm, or share refused", _shares),
     Curve("Context distillation", "model", "harm", _distilled, "bars"),
