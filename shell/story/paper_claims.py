@@ -31,7 +31,7 @@ class Claim(NamedTuple):
     of: Callable[[Seed], float]
     low: float = 0.0
     high: float = math.inf
-    telling: bool = False  # among those that stand for all in the README; chosen before anything was measured
+    telling: bool = False  # among those that stand for all in the README, chosen by subject, not by result
 
 
 class Curve(NamedTuple):
