@@ -76,12 +76,12 @@ def help_text() -> str:
         "",
         "Raw text to a chat model tuned with human feedback, as in the Llama 2 paper.",
     ]
-    group = ""
+    group, width = "", max(map(len, COMMANDS))
     for name, (of, line) in COMMANDS.items():
         if of != group:
             lines += ["", f"{of}:"]
             group = of
-        lines.append(f"  {name:<12} {line}")
+        lines.append(f"  {name:<{width}} {line}")
     lines += [
         "",
         "l2 COMMAND --help tells more; l2 --install-completion teaches your shell commands and flags.",
@@ -124,7 +124,7 @@ def typer_command(name: str) -> Any:
         except KeyboardInterrupt:
             raise Interrupted from None
 
-    app.command(name=name)(command)
+    app.command(name=name, context_settings={"help_option_names": ["-h", "--help"]})(command)
     return typer.main.get_command(app)
 
 
@@ -159,10 +159,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"l2 {version()}")
         return 0
     if name not in COMMANDS:
-        close = get_close_matches(name, COMMANDS, 1)
-        print(
-            f"l2: no command {name!r}{f'; did you mean {close[0]}?' if close else ';'} see l2 --help", file=sys.stderr
-        )
+        close = [known for known in COMMANDS if len(name) > 2 and name in known] or get_close_matches(name, COMMANDS, 1)
+        meant = f"did you mean {' or '.join(close)}? " if close else ""
+        print(f"l2: no command {name!r}; {meant}see l2 --help", file=sys.stderr)
         return 2
     return guarded(name, rest)
 
@@ -180,6 +179,8 @@ def guarded(name: str, argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
+    except IsADirectoryError as error:
+        return fail(name, f"{error.filename}: a directory; name the file or files in it", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return fail(name, f"{where}{error.strerror or error}", 1)

@@ -265,20 +265,20 @@ def filter(
     --lines takes out, with its text_line. Of copies the earliest in the input survives, whatever
     --jobs. Near copies of one document that would take more than half of a source, and more than 100 documents of it,
     are held back: they stay, with a warning, for they are a template or a licence. A document without an id gets
-    "file:line". Output streams, unless --dedup minhash, --jobs or --work has parts wait on disk.
+    "file:line". They come out as they are read; with --dedup minhash (the default), --jobs or --work at the end.
 
-    Score first, decide later: --where asks only what documents already say, unless other flags ask for more.
+    To score first and decide later: --score-only, then --where, which applies no other rule unless a flag asks for it.
 
     On many machines (Slurm: --array=1-100) each does a share, and one command after them all the rest, or what is
     missing. With --lines dedup run the shares twice, the second time when the first has ended everywhere.
 
-    Example: seq 4 | parallel l2 filter docs.jsonl --work w --shard {}/4; l2 filter docs.jsonl --work w -o clean.jsonl
+    Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
 
     Example: l2 filter --train-quality cited.jsonl random.jsonl -o q.ftz
 
     Example: l2 filter docs.jsonl --score-only | l2 filter --where 'scores.gopher_words >= 100' > long.jsonl
 
-    Example: cat docs.jsonl | l2 filter --lang en --rejects rejects.jsonl > clean.jsonl
+    Example: seq 4 | parallel l2 filter docs.jsonl --work w --shard {}/4; l2 filter docs.jsonl --work w -o clean.jsonl
     """
     import orjson
 

@@ -29,6 +29,8 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$runs" ] && [ -n "$history" ] && [ ${#tasks[@]} -gt 0 ] || wrong "--runs, --history and --task are not all given"
 [ -d "$runs" ] || fail "$runs: no such directory"
+# It is replaced by a longer one each night: as root, /dev/null would be, too.
+[ ! -e "$history" ] || [ -f "$history" ] || fail "$history: not a file that can grow; name one for --history"
 l2=${L2:-$here/.venv/bin/l2}
 [ -x "$l2" ] || l2=$(command -v l2) || fail "no l2 command: name it with L2=/path/to/l2"
 

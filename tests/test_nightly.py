@@ -108,6 +108,11 @@ def test_what_goes_wrong_is_one_sentence(home):
     assert not (home / "h.jsonl").exists()
     for wrong in (["--tsk"], ["--history"]):
         assert night(home, *wrong)[0] == 2
+    os.mkfifo(home / "pipe")
+    assert night(home, "--history", str(home / "pipe"))[1].endswith(
+        "pipe: not a file that can grow; name one for --history\n"
+    )
+    assert (home / "pipe").is_fifo() and not (home / "pipe.lock").exists(), "nor would /dev/null be replaced"
     (home / "runs").rename(home / "gone")
     assert night(home)[1].endswith("runs: no such directory\n")
 

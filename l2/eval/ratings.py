@@ -60,7 +60,7 @@ def kind_of(record: Record) -> Kind:
     found = [kind for kind in KINDS if kind.field in record]
     if len(found) != 1:
         expected = "; ".join(f"{kind.field} ({kind.says})" for kind in KINDS)
-        raise BadInput(record.where, f"fields {sorted(record)}", f"one of {expected}")
+        raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"one of {expected}")
     return found[0]
 
 

@@ -82,7 +82,7 @@ def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequ
     """
     for sample in samples:
         if not isinstance(sample.get("response"), str):
-            raise BadInput(sample.where, f"fields {sorted(sample)}", "a sample: a prompt with its response")
+            raise BadInput(sample.where, f"fields {', '.join(sorted(sample))}", "a sample: a prompt with its response")
         rewards = sample.get("rewards") or {}
         if not isinstance(rewards, dict) or not all(isinstance(value, int | float) for value in rewards.values()):
             raise BadInput(sample.where, f"rewards {rewards!r:.60}", "a number by each reward model")

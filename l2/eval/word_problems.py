@@ -73,7 +73,7 @@ def _stated(record: Record) -> tuple[str, Any]:
     answer = _first(record, "lSolutions", "Answer", "answer", "number", "ans")
     if not isinstance(question, str) or answer is None:
         expected = "Body, Question, Answer (SVAMP); sQuestion, lSolutions or Question, Answer (MAWPS)"
-        raise BadInput(record.where, f"fields {sorted(record)}", expected)
+        raise BadInput(record.where, f"fields {', '.join(sorted(record))}", expected)
     if isinstance(record.get("Body"), str):  # SVAMP: the question may stand behind a comma
         question = f"{record['Body'].rstrip()} {question}"
     numbers = record.get("Numbers")

@@ -107,8 +107,11 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a directory that takes the name `path` only when the block ends without an exception.
 
     An older directory of that name is replaced. Every file inside is flushed before the rename.
+    Raises L2Error where something else has that name: root could put /dev/null aside.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise L2Error(f"{path}: not a directory; choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     shutil.rmtree(partial, ignore_errors=True)

@@ -50,7 +50,7 @@ class Record(dict[str, Any]):
     def need(self, field: str, kind: type | tuple[type, ...] = str) -> Any:
         """Return `self[field]`. Raises BadInput, naming the line, when it is missing or of another type."""
         if field not in self:
-            raise BadInput(self.where, f"fields {sorted(self)}", f"a field {field!r}")
+            raise BadInput(self.where, f"fields {', '.join(sorted(self)) or 'none'}", f"a field {field!r}")
         value = self[field]
         if not isinstance(value, kind):
             kinds = kind if isinstance(kind, tuple) else (kind,)

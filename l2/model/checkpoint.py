@@ -76,6 +76,10 @@ def scalar_from(model: AnyModel, *, zero_head: bool = False, seed: int = 0) -> S
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint directory. Raises L2Error where there is none, BadInput for anything else."""
     if not path.exists():
+        folder = path.parent
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "no such directory"
+            raise L2Error(f"{folder}: {found}; a checkpoint is a directory on this machine, nothing is downloaded")
         raise L2Error(f"{path}: no such file; every checkpoint directory has one")
     try:
         fields = orjson.loads(path.read_bytes())

@@ -285,7 +285,7 @@ def _add_row(record: Record, found: Found, history: bool) -> None:
         elif fields >= CLAIM:
             found.claims.append(record)
         elif "figure" not in record:
-            raise BadInput(record.where, f"fields {sorted(fields)}", "a result, a claim or a figure")
+            raise BadInput(record.where, f"fields {', '.join(sorted(fields))}", "a result, a claim or a figure")
     except BadInput as error:
         found.note(error)
 

@@ -81,7 +81,7 @@ def read_items(patterns: Iterable[str | Path]) -> Iterator[Item]:
         if not is_text:
             for record in read_records([path]):
                 if not any(field in record for field in FIELDS):
-                    raise BadInput(record.where, f"fields {sorted(record)}", f"one of {', '.join(FIELDS)}")
+                    raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"one of {', '.join(FIELDS)}")
                 yield Item(path, record.identity, [text for field in FIELDS for text in _texts(record.get(field))])
 
 

@@ -40,6 +40,8 @@ def stands(out: Path, made: dict[str, Any], known: dict[str, Any]) -> bool:
 
 def run_stage(out: Path, inputs: list[str], command: list[str]) -> int:
     """Run `command` unless `out` stands; returns its exit status."""
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise L2Error(f"{out}: neither a file nor a directory; a stage makes one")
     note = out.with_name(out.name + ".stage.json")
     made = {"command": command, "inputs": {name: fingerprint(Path(name)) for name in inputs}}
     known = orjson.loads(note.read_bytes()) if note.exists() else {}

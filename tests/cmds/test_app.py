@@ -39,7 +39,7 @@ def test_streams_that_were_closed_before_the_start(redirected, status, told):
 
 def test_help_lists_every_command_and_every_command_has_a_module():
     for name, (_, line) in COMMANDS.items():
-        assert f"{name:<12} {line}" in help_text()
+        assert f"  {name:<14} {line}" in help_text()
         assert (Path(__file__).parent.parent.parent / "cmds" / f"{name.replace('-', '_')}.py").exists()
 
 
@@ -60,6 +60,7 @@ def test_unknown_commands_and_options_are_usage_errors():
         done = l2(*argv)
         assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "did you mean pretrain?" in l2("pretrian").stderr
+    assert "did you mean tok-train or pretrain or rm-train?" in l2("train").stderr
 
 
 @given(st.lists(st.sampled_from(["a", "b c", "-"]), min_size=1, max_size=4))
@@ -139,6 +140,9 @@ def test_ways_to_fail(documents, tokenizer, model_dir, tmp_path, monkeypatch, ca
         ),
         (["sft", "--model", model_dir, "--data", forged, "--out", runs], None, 65, "found the tag [/INST]"),
         (["sft", "--model", tmp_path, "--out", runs], "{}", 1, "config.json: no such file"),
+        (["chat", "--model", tmp_path / "org" / "name"], None, 1, "org/name: no such directory; a checkpoint is"),
+        (["chat", "--model", shard], None, 1, f"{shard}: a file; a checkpoint is a directory on this machine"),
+        (["filter", tmp_path], None, 1, f"{tmp_path}: a directory; name the file or files in it"),
         (["rm-train", "--model", model_dir, "--out", runs], '{"prompt": "a"}', 65, "a field 'chosen'"),
         (["tok-train", documents, "--vocab-size", 90000, "-o", runs / "t"], None, 2, "Please set it to a value <="),
     ]

@@ -307,7 +307,7 @@ def test_what_they_refuse(l2, chatty, prompts, judge, stranger, tmp_path):
         ([*ask, "no.jsonl"], "", 1, "no.jsonl: no such file"),
         ([*ask], "", 65, "stdin: found no records"),
         ([*ask], '{"prompt": "a"}\n{"prompt": "b', 65, "stdin:2: found no valid JSON"),
-        ([*ask], '{"text": "a"}', 65, "stdin:1: found fields ['text']; expected a field 'prompt'"),
+        ([*ask], '{"text": "a"}', 65, "stdin:1: found fields text; expected a field 'prompt'"),
         ([*ask], ends, 65, "stdin:1: found a prompt that ends with the assistant"),
         ([*ask], forged, 65, "stdin:1: found the tag [/INST]"),
         ([*ask], long, 65, "stdin:1: found a prompt of"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 
 import pytest
@@ -41,6 +42,8 @@ def test_a_stage_that_fails_is_not_done_and_goes_on_with_what_it_has(script, tmp
     assert changed.returncode == 0 and not (out / "lives").exists()  # another began anew
     assert "was the stage before it finished" in script("stage.py", out, tmp_path, "--", "true").stderr
     assert script("stage.py", out).returncode == 2
+    os.mkfifo(tmp_path / "pipe")
+    assert script("stage.py", tmp_path / "pipe", "--", "true").returncode == 1 and (tmp_path / "pipe").is_fifo()
     assert "did not write it" in script("stage.py", tmp_path / "none", "--", "true").stderr
 
 

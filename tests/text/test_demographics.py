@@ -59,7 +59,7 @@ def test_rows_of_axis_and_term(tmp_path):
         ("a.json", '{"age": ["old", "--"]}', "'--' without a word"),
         ("a.json", '{"age": ' + "[" * 900 + "7" + "]" * 900 + "}", "found a int"),
         ("a.json", '{"age": []}', "no terms"),
-        ("a.jsonl", '{"axis": "age"}', "a.jsonl:1: found fields ['axis']; expected a field 'term'"),
+        ("a.jsonl", '{"axis": "age"}', "a.jsonl:1: found fields axis; expected a field 'term'"),
         ("a.jsonl", "", "no records"),
     ],
 )

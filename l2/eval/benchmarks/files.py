@@ -164,7 +164,9 @@ def with_labels(read: Read) -> Read:
                 raise BadInput(str(labels), f"{len(lines)} labels", f"{len(records)}, one for each line of {file.name}")
             for number, record in enumerate(records):
                 if lines is None and "label" not in record:
-                    raise BadInput(record.where, f"fields {sorted(record)}", f"a field 'label', or labels in {labels}")
+                    raise BadInput(
+                        record.where, f"fields {', '.join(sorted(record))}", f"a field 'label', or labels in {labels}"
+                    )
                 yield record if lines is None else Record(record | {"label": lines[number]}, record.where)
 
     return labelled
