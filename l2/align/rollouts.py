@@ -162,7 +162,7 @@ def action_hidden(model: AnyModel, part: Part) -> Tensor:
 def action_values(value: ScalarModel, part: Part) -> Tensor:
     """V [A] of the state before each action."""
     values_A1: Tensor = value.score(action_hidden(value, part))
-    return values_A1.float().squeeze(1)
+    return values_A1.float().squeeze(1).clone()  # of a view FSDP warns
 
 
 def action_logprobs(policy: LanguageModel, part: Part) -> Tensor:
