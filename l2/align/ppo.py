@@ -159,7 +159,7 @@ M = TypeVar("M", LanguageModel, ScalarModel)
 
 
 def twin(kind: type[M], model: M) -> M:
-    """A model that shares the slices of `model`, whose own modules, FSDP's, let go of what they gather at once."""
+    """A model that shares the slices of `model`, for `gathered`: FSDP's own modules gather for one pass alone."""
     shared = load_weights(kind, model.config, dict(model.state_dict()), "the ranks")
     return cast(M, Compute(shared, Actions(), shared.dtype).model)
 

@@ -19,6 +19,7 @@ from l2.files.errors import BadInput
 from l2.files.jsonl import Record
 from l2.generate.engine import Completion
 from l2.generate.scoring import last_scores, pad
+from l2.model.checkpoint import AnyModel
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.train.pretrain import measured_losses, token_losses
 
@@ -94,7 +95,7 @@ class Part:
     rows_B: Tensor  # which answers of the rollout
     tokens_BT: Tensor
     mask_BR: Tensor  # bool: the answer is that long
-    row_A: Tensor  # the row of an action
+    row_A: Tensor  # the row of an action, row by row
     at_A: Tensor  # the position that predicts it, one before its own
     last_B: Tensor  # which action ends each answer: its EOS, or the last token of an answer cut off
     drawn_A: Tensor  # log-probabilities, in nats: as the sampler drew,
@@ -151,15 +152,17 @@ def cut(
     return minis
 
 
-def action_hidden(policy: LanguageModel, part: Part) -> Tensor:
-    """The hidden states [A, D] that predict the actions."""
-    return policy.hidden(part.tokens_BT)[part.row_A, part.at_A]
+def action_hidden(model: AnyModel, part: Part) -> Tensor:
+    """The hidden states [A, D] before the actions."""
+    wanted_BT = torch.zeros_like(part.tokens_BT, dtype=torch.bool)
+    wanted_BT[part.row_A, part.at_A] = True
+    return model.hidden(part.tokens_BT, wanted_BT=wanted_BT)
 
 
 def action_values(value: ScalarModel, part: Part) -> Tensor:
     """V [A] of the state before each action."""
-    values_BT: Tensor = value(part.tokens_BT)
-    return values_BT[part.row_A, part.at_A]
+    values_A1: Tensor = value.score(action_hidden(value, part))
+    return values_A1.float().squeeze(1).clone()  # of a view FSDP warns
 
 
 def action_logprobs(policy: LanguageModel, part: Part) -> Tensor:

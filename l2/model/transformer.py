@@ -206,7 +206,7 @@ class Trunk(nn.Module):
 
     def forward(self, tokens_BT: Tensor, where: Where) -> Tensor:
         """Token ids [B, T] to hidden states [B, T, D], or of the wanted places [A, D]."""
-        x = self.embed_tokens(tokens_BT)
+        x = where.wanted(-1, self.embed_tokens(tokens_BT))  # all, but in a model without layers
         for layer in self.layers:
             x = layer(x, where)
         out: Tensor = self.norm(x)

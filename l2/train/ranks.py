@@ -27,6 +27,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 # What torchrun sets in the environment of each process, beside RANK.
 TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+GONE = "gloo/transport"  # in what gloo says when a rank leaves; with NCCL the others wait until torchrun ends them
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,10 @@ def start_ranks(device: torch.device) -> Iterator[Ranks]:
         world, local = distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
         yield Ranks(distributed.get_rank(), world, mesh_of(device.type, world, local), local)
         distributed.barrier()  # nobody leaves while another still talks
+    except RuntimeError as error:
+        if GONE not in str(error):
+            raise
+        raise L2Error("another rank has ended in the middle; what it said last tells why") from None
     finally:
         distributed.destroy_process_group()
 
@@ -181,10 +186,9 @@ def slice_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy whole `tensors` into the weights of these names, or, where those are cut, each rank its slices."""
-    weights = dict(model.named_parameters())
-    for name, value in tensors.items():
-        weights[name].copy_(slice_like(value, weights[name]))
+    """Copy whole `tensors` into all weights of `model`, by name, or, where those are cut, each rank its slices."""
+    for name, weight in model.named_parameters():
+        weight.copy_(slice_like(tensors[name], weight))
 
 
 def cut_weights(model: Model, mesh: DeviceMesh | None) -> Model:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from l2.align.preferences import SAFE, UNLABELLED, Pair
 from l2.align.reward import Ranking, final_scores, pair_micro, shared
 from l2.model.checkpoint import load_reward_model, new_model, save_model, scalar_from
+from l2.model.forks import Forked
 from l2.train import fused
 from l2.train.loop import Settings, prepare, update
 from tests.conftest import small_config
@@ -93,6 +94,18 @@ def test_both_answers_in_one_row_are_each_alone(compiled, shapes, heads, seed):
         right = expected[name]
         rounding = float((rounded[name] - right).norm())
         assert float((found - right).norm()) <= 1e-5 * (1 + float(right.norm())) + 2 * rounding, name
+
+
+@pytest.mark.skipif(fused.library(torch.float32) is None, reason="no C++ compiler")
+def test_fused_pairs_build_no_mask(monkeypatch):
+    model = sharp(0)
+    fused.fuse(model)
+    micro = pair_micro(some_pairs([(20, 9, 14)]), DIM)
+    expected = final_scores(sharp(0), micro.tensors)
+    monkeypatch.setattr(Forked, "mask", None)
+    torch.testing.assert_close(final_scores(model, micro.tensors), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError):
+        final_scores(sharp(0), micro.tensors)
 
 
 def test_what_two_answers_begin_with_is_read_once():

@@ -77,3 +77,9 @@ def test_with_a_cache_later_tokens_see_every_place():
         rest = model.hidden(tokens[:, 8:], at[:, 8:], cache=cache)
     torch.testing.assert_close(last, expected[:, 7], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(rest, expected[:, 8:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_without_layers_gives_what_is_wanted():
+    model = new_model(small_config(61, n_layers=0))
+    tokens, wanted = torch.arange(12).view(2, 6), torch.arange(12).view(2, 6) % 5 == 1
+    assert torch.equal(model.hidden(tokens, wanted_BT=wanted), model.hidden(tokens)[wanted])

@@ -27,6 +27,7 @@ def rank(number: int, world: int, local: int, port: int, argv: list[str]) -> int
 
 def main() -> int:
     """See above."""
+    import torch._dynamo  # which the first weight that is cut asks for
     import torch.distributed.fsdp
     import torch.distributed.tensor  # noqa: F401
 

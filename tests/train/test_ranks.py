@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import weakref
@@ -15,10 +16,10 @@ from torch import distributed
 
 from l2.files.errors import L2Error
 from l2.files.jsonl import Record
-from l2.model.checkpoint import new_model, read_tensors
+from l2.model.checkpoint import model_tensors, new_model, read_tensors
 from l2.tokens.shards import Shard, write_shards
 from l2.train.pretrain import Pretraining
-from l2.train.ranks import Ranks, cut_weights, gathered
+from l2.train.ranks import Ranks, cut_weights, gathered, put_back
 from l2.train.rehearsal import pretended
 from tests.conftest import sentences, small_config
 from tests.train.test_resume import pretrain
@@ -121,6 +122,42 @@ def test_weights_are_whole_while_they_are_gathered_and_gone_after(world, tied):
             del whole, weight
         assert not any(weight() is not None for weight in alive)
         assert all(slices[name] is weight for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_weight_is_put_back(tied):
+    one, other = (new_model(small_config(62, tie_embeddings=tied), seed) for seed in (0, 1))
+    tensors = model_tensors(one)
+    put_back(other, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    del tensors["model.norm.weight"]
+    with pytest.raises(KeyError):
+        put_back(other, tensors)
+
+
+def test_who_is_left_alone_says_so_in_a_sentence():
+    """A rank that ends where the others do not listen for failures."""
+    program = """if True:
+        import os, sys, torch
+        from l2.files.errors import L2Error
+        from l2.train.ranks import start_ranks
+        os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if os.fork() else "1"
+        try:
+            with start_ranks(torch.device("cpu")) as ranks:
+                ranks.total([1.0])
+                if not ranks.first:
+                    raise L2Error("no room")
+                ranks.total([1.0])
+        except L2Error as error:
+            if os.environ["RANK"] == "0":
+                print(error)
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | torchrun)
+    assert done.stdout == "another rank has ended in the middle; what it said last tells why\n", done.stderr
 
 
 def test_what_fails_on_one_rank_fails_on_all(monkeypatch):
