@@ -160,7 +160,7 @@ def peers(
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(mean)
+        return float(mean.detach())
 
     loss(logits, material.batches[0], "mean").backward()  # compiled, memory is there
     optimizer.zero_grad()

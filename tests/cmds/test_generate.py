@@ -311,7 +311,7 @@ def test_what_they_refuse(l2, chatty, prompts, judge, stranger, tmp_path):
         ([*ask], ends, 65, "stdin:1: found a prompt that ends with the assistant"),
         ([*ask], forged, 65, "stdin:1: found the tag [/INST]"),
         ([*ask], long, 65, "stdin:1: found a prompt of"),
-        (["generate", "--model", tmp_path / "none"], "", 1, "no such file"),
+        (["generate", "--model", tmp_path / "none"], "", 1, "none: no such directory"),
         (["generate", "--model", judge, prompts], "", 65, "found a reward model; expected a language model"),
         (["score", prompts], "", 2, "--rm NAME=DIR"),
         (["score", "--rm", chatty, prompts], "", 65, "found a language model; expected a reward model"),

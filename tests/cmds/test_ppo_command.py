@@ -204,7 +204,7 @@ def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys)
         (refused("--stop-patience", 2), 2, "--eval-prompts"),
         (refused("--offload"), 2, "on a CPU there is none to free"),
         (refused("--max-new-tokens", 4096), 2, "--max-new-tokens 4096: the models see"),
-        (refused(rm=tmp_path / "none"), 1, "no such file"),
+        (refused(rm=tmp_path / "none"), 1, "none: no such directory"),
         (refused(data=tmp_path / "none.jsonl"), 1, "no such file"),
         (refused(rm=model_dir), 65, "found a language model; expected a reward model"),
         (refused(model=rm_dir), 65, "found a reward model; expected a language model"),

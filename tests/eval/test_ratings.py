@@ -167,7 +167,7 @@ def test_intervals_of_the_rank_correlation_cover():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"id": 1, "rater": "x"}, r"r:1: found fields \['id', 'rater'\]; expected one of preference"),
+        ({"id": 1, "rater": "x"}, r"r:1: found fields id, rater; expected one of preference"),
         ({"id": 1, "rater": "x", "safety": 1, "quality": 2}, "expected one of preference"),
         ({"id": 1, "rater": "x", "safety": 6}, "r:1: found safety 6; expected a whole number from 1 to 5"),
         ({"id": 1, "rater": "x", "safety": 0}, "safety 0"),
