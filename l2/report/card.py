@@ -16,7 +16,7 @@ from l2.files.errors import L2Error, UsageError
 from l2.report.form import compact, duration, estimate
 from l2.report.gather import Found, Run
 from l2.report.lineage import MODELS, ancestors, ordered, parents
-from l2.report.measures import DETAIL, model_of, stderr_of
+from l2.report.measures import DETAIL, stderr_of
 from l2.report.svg import clean
 from l2.train.meter import GRAMS_PER_KWH, PUE, carbon
 
@@ -64,7 +64,7 @@ def card(run: Run, found: Found) -> str:
 
 def _rows(run: Run, found: Found) -> list[Mapping[str, Any]]:
     """The results of a run, without those of groups."""
-    return [row for row in found.results if model_of(row, found.runs) == run.name and DETAIL not in row["metric"]]
+    return [row for row in found.results if found.model_of(row) == run.name and DETAIL not in row["metric"]]
 
 
 def _front_matter(run: Run, found: Found) -> str:

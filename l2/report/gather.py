@@ -152,6 +152,29 @@ class Found:
         """Remember what could not be read."""
         self.problems.append(str(error))
 
+    def model_of(self, row: Record) -> str:
+        """The run that a result or a sample is of: by the hash of its weights, or else by the name that it gives.
+
+        A name is a path as seen from where the command ran: first that of the file, then those above it. What is no
+        run's stays as it is. The file system is asked once for each file and name.
+        """
+        key = row.where.rpartition(":")[0], str(row.get("model") or ""), str(row.get("model_sha256") or "")
+        if key not in self._models:
+            self._models[key] = self._model_of(*key)
+        return self._models[key]
+
+    @cached_property
+    def _models(self) -> dict[tuple[str, str, str], str]:
+        return {}
+
+    def _model_of(self, file: str, name: str, sha256: str) -> str:
+        if same := next((run for run in self.runs if sha256 and run.sha256 == sha256), None):
+            return same.name
+        at = Path(file).resolve()
+        named = name or str(at.parent)  # what a training drew lies in its own directory
+        places = {run.dir.resolve(): run.name for run in reversed(self.runs)}
+        return next((places[above / named] for above in at.parents if above / named in places), name or "–")
+
 
 def gather(paths: Sequence[str | Path]) -> Found:
     """What `paths` hold: directories, with all below them, and files.
@@ -277,8 +300,10 @@ def _add_row(record: Record, found: Found, history: bool) -> None:
         if "figure" in record:
             found.figures.append(read_figure(record["figure"], record.where))
         if fields >= RESULT:
-            record.need("value", (int, float))
             record.need("metric"), record.need("task")
+            if record["value"] is None:  # as of a part that nothing is in
+                return
+            record.need("value", (int, float))
             if record.get("stderr") is not None:
                 record.need("stderr", (int, float))
             (found.history if history else found.results).append(record)

@@ -103,9 +103,7 @@ def test_held_out_sources_and_the_newest_samples_of_a_training(tmp_path):
     assert table.rows == [["base", "wiki", "loss 2.0000, bits per byte 1.5000"]]
     (answers,) = measures.answers(found, found.runs)
     assert answers.said == [("base", "text 2", "r 2.00")]
-    assert [(one.model, one.scores) for one in measures.judged(found.samples[0], found.runs)] == [
-        ("base", {"r": {"0": 2.0}})
-    ]
+    assert measures.judged(found) == [("base", "r", {"0": 2.0})]
 
 
 def test_the_mean_of_reading_takes_quacs_f1_and_what_was_measured_last(tmp_path):
