@@ -33,7 +33,7 @@ def write_card(checkpoint: str, found: Found, *, overwrite: bool = False) -> Pat
     this did not write, or that somebody has changed since, unless `overwrite`.
     """
     at = Path(checkpoint).resolve()
-    run = next((run for run in found.runs if run.dir.resolve() == at), None)
+    run = next((run for run in found.runs if run.place == at), None)
     if run is None:
         raise UsageError(f"--card {checkpoint}: no run below the directories that are reported")
     if not run.finished:
@@ -81,7 +81,7 @@ def _front_matter(run: Run, found: Found) -> str:
     if languages := _languages(found):
         lines += ["language:", *(f"- {quoted(language)}" for language in languages)]
     if rows := _rows(run, found):
-        lines += ["model-index:", f"- name: {quoted(run.dir.resolve().name)}", "  results:"]
+        lines += ["model-index:", f"- name: {quoted(run.place.name)}", "  results:"]
         for row in rows:
             kind, task = ("text-classification" if reward else "text-generation"), quoted(row["task"])
             lines += ["  - task:", f"      type: {kind}"]
@@ -127,7 +127,7 @@ def _body(run: Run, found: Found) -> str:
         ("Ethical considerations and limitations", None),
         ("Limitations", _limitations(run)),
     ]
-    lines = [f"# {_escaped(run.dir.resolve().name)}", ""]
+    lines = [f"# {_escaped(run.place.name)}", ""]
     for name, value in fields:
         lines += [f"## {name}", ""] if value is None else [f"**{name}.** {value}", ""]
     return "\n".join(lines)

@@ -73,6 +73,11 @@ class Run:
     log: Log
     name: str = ""
 
+    @cached_property
+    def place(self) -> Path:
+        """The directory itself, however it is called."""
+        return self.dir.resolve()
+
     @property
     def stage(self) -> str:
         """The command that made it."""
@@ -172,7 +177,7 @@ class Found:
             return same.name
         at = Path(file).resolve()
         named = name or str(at.parent)  # what a training drew lies in its own directory
-        places = {run.dir.resolve(): run.name for run in reversed(self.runs)}
+        places = {run.place: run.name for run in reversed(self.runs)}
         return next((places[above / named] for above in at.parents if above / named in places), name or "–")
 
 
@@ -219,12 +224,11 @@ def _once(rows: Iterable[Record]) -> list[Record]:
 
 def _name(runs: list[Run]) -> None:
     """Give each run its path below what all have in common."""
-    resolved = [run.dir.resolve() for run in runs]
     if not runs:
         return
-    common = Path(os.path.commonpath([path.parent for path in resolved]))
-    for run, path in zip(runs, resolved, strict=True):
-        run.name = str(path.relative_to(common))
+    common = Path(os.path.commonpath([run.place.parent for run in runs]))
+    for run in runs:
+        run.name = str(run.place.relative_to(common))
 
 
 def _read_run(directory: Path, found: Found) -> None:
