@@ -198,7 +198,8 @@ def results(found: Found) -> list[Block]:
             [metric, *(_value(of[model]) if model in of else "–" for model in models), _counts(list(of.values()))]
             for metric, of in metrics.items()
         ]
-        note = f"± one standard error. Protocol: {'; '.join(protocols)}." if protocols else "± one standard error."
+        note = "± one standard error; in brackets a 95 % interval."
+        note += f" Protocol: {'; '.join(protocols)}." if protocols else ""
         blocks.append(Table(task, ["metric", *models, "n"], cells, note))
     return blocks
 
