@@ -85,7 +85,7 @@ def evaluate(
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", min=1, help="Longest answer.", show_default="the protocol's; 256"),
+        typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.", show_default="the protocol's; 256"),
     ] = None,
     batch_size: BatchSize = 32,
     endpoint: Endpoint = None,

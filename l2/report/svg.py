@@ -159,7 +159,7 @@ def _plane(figure: Figure) -> tuple[float, list[Markup]]:
     for number, one in enumerate(figure.series):
         style = styles[number]
         shapes += _steps(one, x, y, style) if figure.kind == "histogram" else _line(one, x, y, style)
-    return HEIGHT, [*shapes, *_names(figure, x, y, right)]
+    return HEIGHT, [*shapes, *_names(figure, y, right)]
 
 
 def _axes(
@@ -221,7 +221,7 @@ def _steps(series: Series, x: Scale, y: Scale, style: str) -> Iterator[Markup]:
     yield element("path", d=_path(corners), class_=f"line {style}")
 
 
-def _names(figure: Figure, x: Scale, y: Scale, right: float) -> Iterator[Markup]:
+def _names(figure: Figure, y: Scale, right: float) -> Iterator[Markup]:
     """Each series' name beside its end, moved apart where they would meet."""
     last, styles = [], _styles(figure)
     for number, one in enumerate(figure.series):
