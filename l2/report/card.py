@@ -189,10 +189,7 @@ def _factors(run: Run, made_of: Sequence[Run]) -> str:
     lines = [f"l2 {run.manifest.get('l2_version', '?')}. Every run that this model needed:", ""]
     lines += ["| run | stage | device | dtype | steps | tokens | time |", "|---|---|---|---|---|---|---|"]
     for one in made_of:
-        settings = one.manifest.get("settings")
-        dtype = settings.get("dtype", "") if isinstance(settings, dict) else ""
-        device = f"{one.manifest.get('ranks', 1)} × {one.manifest.get('device', '?')}"
-        cells = [one.name, one.stage, device, str(dtype), f"{one.steps:,}", compact(one.number("tokens") or 0)]
+        cells = [one.name, one.stage, one.device, one.dtype, f"{one.steps:,}", compact(one.number("tokens") or 0)]
         lines.append(f"| {' | '.join(_escaped(cell) for cell in [*cells, duration(one.number('seconds') or 0.0)])} |")
     return "\n".join(lines)
 

@@ -55,7 +55,7 @@ class Log:
             told = line.get(name)
             for text in told.values() if isinstance(told, dict) else [told] if told else []:
                 spike = "a spike of the loss or the gradients" + ", skipped" * (text == "skipped")
-                self.events.append((step, spike if name == "spike" else text))
+                self.events.append((step, spike if name == "spike" else str(text)))
         self.last = dict(line)
 
     def points(self, x: str, y: str) -> tuple[list[float], list[float]]:
@@ -99,6 +99,17 @@ class Run:
     def started(self) -> str:
         """When it began, as ISO 8601."""
         return str(self.manifest.get("started", ""))
+
+    @property
+    def device(self) -> str:
+        """How many of which device."""
+        return f"{self.manifest.get('ranks', 1)} × {self.manifest.get('device', '?')}"
+
+    @property
+    def dtype(self) -> str:
+        """What it computed in."""
+        settings = self.manifest.get("settings")
+        return str(settings.get("dtype", "")) if isinstance(settings, dict) else ""
 
     def number(self, name: str) -> float | None:
         """A number of the manifest or, while the run has not come so far, the newest of the log."""
@@ -273,8 +284,8 @@ def _read_file(path: Path, found: Found) -> bool:
             return False
         if kind == "samples":
             records = [r for r in islice(read_records([path], on_bad=found.note), SAMPLES) if r.keys() >= SAMPLE]
-            newest = max((record.get("step", 0) for record in records), default=0)  # of what a training drew
-            found.samples.append(Samples(path, [record for record in records if record.get("step", newest) == newest]))
+            newest = max(map(_step, records), default=0)
+            found.samples.append(Samples(path, [r for r in records if "step" not in r or _step(r) == newest]))
             return True
         history = path.name.startswith("history")
         for record in read_records([path], on_bad=found.note):
@@ -282,6 +293,12 @@ def _read_file(path: Path, found: Found) -> bool:
     except BadInput as error:
         found.note(error)
     return True
+
+
+def _step(sample: Record) -> int:
+    """When a training drew a sample; 0 where that is not known."""
+    step = sample.get("step")
+    return step if isinstance(step, int) else 0
 
 
 def _kind(path: Path) -> str | None:

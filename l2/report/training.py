@@ -142,8 +142,8 @@ def machine(runs: Sequence[Run]) -> list[Block]:
         rows.append(
             [
                 run.name,
-                f"{run.manifest.get('ranks', 1)} × {run.manifest.get('device', '?')}",
-                str(run.manifest.get("settings", {}).get("dtype", "")),
+                run.device,
+                run.dtype,
                 f"{speed:,.0f}",
                 _percent(honest),
                 _percent(common),

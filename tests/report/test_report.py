@@ -13,6 +13,7 @@ from l2.report import measures, training
 from l2.report.form import Figure, Node, Table
 from l2.report.gather import Log, gather
 from l2.report.lineage import ancestors, lineage, ordered
+from l2.report.page import render
 from l2.report.paper import BENCHMARKS, CARBON, HEADLINES, MEANS
 from l2.report.story import tell
 from l2.report.terminal import show
@@ -267,3 +268,26 @@ def test_answers_that_stand_in_several_files_count_once_and_the_newest_models_ar
     first = measures.answers(found, found.runs)[0]
     assert [name for name, _, _ in first.said] == ["v0", "v1", "v3", "v4", "v6", "v8"]
     assert all("gold" in word for _, _, word in first.said), "the answers that were judged are those that are shown"
+
+
+def test_files_of_another_hand_are_told_as_far_as_they_go(tmp_path):
+    """Nothing that JSON can hold ends in a traceback."""
+    log = [{"step": 1, "stopped": True, "tokens_per_s": 5}, {"step": 2, "alarms": ["a"]}, {"step": -3, "spike": 5}]
+    make_run(tmp_path / "run", "sft", [], log, 1, settings=[], joules=True)
+    lines(tmp_path / "s.jsonl", [{"prompt": "p", "response": "r", "step": step} for step in ("x", 3, None)])
+    rows = [
+        {"claim": {"a": 1}, "verdict": 3},
+        {"task": "t", "metric": "obeyed/turn1", "value": 0.5, "n": None, "model": {"a": 1}, "version": "v1"},
+        {"task": "t", "metric": "m", "value": 1e300, "stderr": 1e300, "version": "v2", "time": 5, "interval": "x"},
+    ]
+    lines(tmp_path / "r.jsonl", rows)
+    lines(tmp_path / "history.jsonl", rows)
+    (tmp_path / "filter.json").write_text('{"in": "x", "kept": 1, "rejected": 1, "rules": []}')
+    told = tell(gather([tmp_path]), [tmp_path])
+    assert not told.problems and "True" in show(told) and "<svg" in render(told)
+
+
+def test_nothing_that_counts_is_said_so(tmp_path):
+    lines(tmp_path / "r.jsonl", [{"task": 3, "metric": "m", "value": 1}])
+    told = tell(gather([tmp_path]), [tmp_path])
+    assert told.subtitle.startswith("Nothing that can be told.") and "'task' of type int" in told.problems[0]
