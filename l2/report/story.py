@@ -99,9 +99,11 @@ def _story(found: Found, order: Sequence[Run], gains: measures.Gains) -> list[Bl
 
 
 def _data(run: Run) -> str:
-    """The data of a run that was made of no other, in a few words."""
+    """The model and the data of a run that was made of no other that is here, in a few words."""
+    models = [Path(path).name for path, _ in run.inputs.get("model", [])]
     paths = [path for option, pairs in run.inputs.items() if option in ("shards", "data") for path, _ in pairs]
-    return f"{Path(paths[0]).name}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}" if paths else "–"
+    data = [f"{Path(paths[0]).name}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"] if paths else []
+    return ", ".join([*models, *data]) or "–"
 
 
 def _filtered(path: Path, fields: dict[str, object]) -> str:

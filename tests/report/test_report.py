@@ -291,3 +291,10 @@ def test_nothing_that_counts_is_said_so(tmp_path):
     lines(tmp_path / "r.jsonl", [{"task": 3, "metric": "m", "value": 1}])
     told = tell(gather([tmp_path]), [tmp_path])
     assert told.subtitle.startswith("Nothing that can be told.") and "'task' of type int" in told.problems[0]
+
+
+def test_a_run_whose_model_is_elsewhere_names_it(tmp_path):
+    inputs = {"model": [["/far/away/sft", "a"]], "data": [["x/helpful.jsonl", "b"], ["y.jsonl", "c"]]}
+    make_run(tmp_path / "rm", "rm-train", inputs, [], 1)
+    (row,) = table(tell(gather([tmp_path]), [tmp_path]).sections[0].blocks, "The stages").rows
+    assert row[2] == "sft, helpful.jsonl and 1 more"
