@@ -27,7 +27,7 @@ sizes "$preset"
 environment story,contam
 top=$PWD story=$PWD/shell/story
 if [ -z "$smoke" ]; then
-    versions=5 held_out=200 k=16 best_of=60 adversarial=200 dialogs=2000 diverse=10 turns=12 talks=100
+    versions=5 held_out=200 k=16 best_of=60 adversarial=200 dialogs=2000 diverse=10 turns=20 talks=100
     shares='8 2' sampled=(-k 8) rm=(--batch 64 --lr "$rm_lr" --eval-every 1000 --quiet)
 else
     experiment+=(--steps 8) versions=4 held_out=16 k=3 best_of=8 adversarial=12 dialogs=150 diverse=2 turns=4 talks=4

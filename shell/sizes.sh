@@ -10,8 +10,8 @@ sizes() {
             ;;
         # Four passes over the text, after which it has little left to teach (Muennighoff et al. 2023), in larger steps.
         small)
-            local larger=(--seq-len 256 --batch-tokens 16384)
-            size=-small pretrain=(--preset small "${larger[@]}" --steps 1280) experiment=("${larger[@]}" --steps 320)
+            size=-small pretrain=(--preset small --seq-len 512 --batch-tokens 16384 --steps 1280)
+            experiment=(--seq-len 256 --batch-tokens 16384 --steps 320) # few documents have more than 512 tokens
             chat_lr=5e-4 gatt_lr=2e-4 rm_lr=1e-4 ppo_lr=1e-4 widths='64 256'
             ;;
         *) echo "--preset $1: choose nano (2 CPU cores) or small (30 M parameters, a GPU)" >&2; return 2 ;;
