@@ -30,7 +30,7 @@ if [ -z "$smoke" ]; then
     versions=5 held_out=200 k=16 best_of=60 adversarial=200 dialogs=2000 diverse=10 turns=20 talks=100
     shares='8 2' sampled=(-k 8) rm=(--batch 64 --lr "$rm_lr" --eval-every 1000 --quiet)
 else
-    experiment+=(--steps 8) versions=4 held_out=16 k=3 best_of=8 adversarial=12 dialogs=150 diverse=2 turns=4 talks=4
+    experiment+=(--steps 8 --batch-tokens 4096) versions=4 held_out=16 k=3 best_of=8 adversarial=12 dialogs=150 diverse=2 turns=4 talks=4
     widths='32 64' shares='4 1' sampled=(-k 2) rm=(--batch 16 --lr "$rm_lr" --eval-every 1000 --quiet)
 fi
 

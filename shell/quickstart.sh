@@ -43,7 +43,7 @@ have() { [ -e "$1" ]; }
 if [ -z "$smoke" ]; then
     asked=2400 sampled=1200 k=8 iterations=20 held_out=400 obey=--check
 else
-    pretrain+=(--steps 50) asked=160 sampled=64 k=4 iterations=2 held_out=64
+    pretrain+=(--steps 50 --batch-tokens 4096) asked=160 sampled=64 k=4 iterations=2 held_out=64
     obey=--no-check # nothing obeys after so little training
 fi
 chat_settings=(--epochs 1 --lr "$chat_lr")
