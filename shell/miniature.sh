@@ -175,7 +175,7 @@ distillation() {
     done
     all_done
     stage generic.ungated.jsonl generic.both.jsonl -- $(experiment ungated generic.both.jsonl -o generic.ungated.jsonl)
-    sft=(--seq-len 384 --batch 8 --epochs 3 --lr "$gatt_lr" --seed "$seed" --quiet)
+    sft=(--seq-len 384 --batch 8 --epochs 3 --lr "$further_lr" --seed "$seed" --quiet)
     beside tuned distilled "$chat" generic.kept.jsonl
     beside tuned distilled-ungated "$chat" generic.ungated.jsonl
     all_done

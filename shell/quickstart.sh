@@ -101,7 +101,7 @@ ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts
 say "9. Ghost Attention: an instruction given once should hold to the last turn (paper §3.3)."
 have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl \
     $obey "${short[@]}" -o ghost.jsonl
-gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr "$gatt_lr" "${sft[@]}" --out gatt)
+gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr "$further_lr" "${sft[@]}" --out gatt)
 
 say "10. What did each stage gain, on data that no stage has seen?"
 have val.jsonl || { head -n "$held_out" raw/prompts.val.jsonl > val.part && mv val.part val.jsonl; }
