@@ -319,7 +319,8 @@ def claims(found: Found) -> list[Block]:
         subjects.setdefault(str(claim.get("subject", "The paper's claims at this size")), []).append(cells)
     header = ["claim", "paper", "measured", "verdict"]
     tables = [Table(subject, header, rows) for subject, rows in subjects.items()]
-    return [Text(f"{len(found.claims)} claims: {counts}."), *tables]
+    reach = " ±: the 90 % interval of the mean over seeds." if any("high" in claim for claim in found.claims) else ""
+    return [Text(f"{len(found.claims)} claims: {counts}.{reach}"), *tables]
 
 
 def _said(row: Mapping[str, Any], name: str) -> str:

@@ -206,7 +206,7 @@ def test_claims_are_told_by_subject_with_their_interval_and_what_was_measured(tm
     (tmp_path / "claims.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     (section,) = (s for s in tell(gather([tmp_path]), [tmp_path]).sections if s.title == "Claims")
     told, pretraining, safety = section.blocks
-    assert told.text == "5 claims: 4 holds, 1 does not hold."
+    assert told.text == "5 claims: 4 holds, 1 does not hold. ±: the 90 % interval of the mean over seeds."
     assert (pretraining.caption, safety.caption) == ("Pretraining", "Safety")
     shown = [row[2] for row in (*pretraining.rows, *safety.rows)]
     assert shown == [
