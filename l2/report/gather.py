@@ -54,7 +54,8 @@ class Log:
         for name in NOTABLE:
             told = line.get(name)
             for text in told.values() if isinstance(told, dict) else [told] if told else []:
-                self.events.append((step, text if name != "spike" else f"a spike of the loss, {text}"))
+                spike = "a spike of the loss or the gradients" + ", skipped" * (text == "skipped")
+                self.events.append((step, spike if name == "spike" else text))
         self.last = dict(line)
 
     def points(self, x: str, y: str) -> tuple[list[float], list[float]]:

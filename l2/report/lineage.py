@@ -76,12 +76,14 @@ def ancestors(run: Run, runs: Sequence[Run]) -> list[Run]:
 def lineage(runs: Sequence[Run]) -> Tree:
     """Every checkpoint that no other was made of, and below it what it was made of, back to the files.
 
-    What stands there already is pointed at.
+    What stands there already is pointed at, from within the tree alone.
     """
     used = {parent.name for run in runs for _, parent in parents(run, runs)}
     told: set[str] = set()
     ends = [run for run in reversed(ordered(runs)) if run.name not in used]
-    return Tree("From each checkpoint back to its files", [_node(run, "", runs, told) for run in ends])
+    return Tree(
+        "From each checkpoint back to its files", [_node(r, "", runs, told) for r in ends if r.name not in told]
+    )
 
 
 def _node(run: Run, option: str, runs: Sequence[Run], told: set[str]) -> Node:

@@ -128,7 +128,7 @@ def judged_answers(answers: Sequence[Judged], order: Sequence[Run]) -> list[Bloc
     return blocks
 
 
-def _differing(rows: Sequence[Record], same: Callable[[Record], Any]) -> list[str]:
+def differing(rows: Sequence[Record], same: Callable[[Record], Any]) -> list[str]:
     """The settings in which rows that are the `same` differ."""
     groups: dict[Any, list[Record]] = {}
     for row in rows:
@@ -136,8 +136,8 @@ def _differing(rows: Sequence[Record], same: Callable[[Record], Any]) -> list[st
     return [name for name in SETTINGS if any(len({str(row.get(name)) for row in of}) > 1 for of in groups.values())]
 
 
-def _told(row: Mapping[str, Any], settings: Sequence[str]) -> str:
-    """A row's settings as they stand behind a name."""
+def with_settings(row: Mapping[str, Any], settings: Sequence[str]) -> str:
+    """A row's `settings` as they stand behind a name."""
     return "".join(f", {name.replace('_', ' ')} {row[name]}" for name in settings if row.get(name) is not None)
 
 
@@ -154,11 +154,11 @@ def benchmarks(found: Found) -> list[Block]:
         by = "" if protocol == "llama" else f" ({protocol})"
         values = {}
         for key, numbers in ((key, BENCHMARKS[key]) for key in BENCHMARKS if key in scores):
-            apart = [name for name in _differing(scores[key], lambda row: row["task"]) if name != "shots"]
+            apart = [name for name in differing(scores[key], lambda row: row["task"]) if name != "shots"]
             for row in scores[key]:
                 shots = f"{row.get('shots') or 0} ({numbers.shots})"
                 measured = _hundredfold(row["value"], stderr_of(row))
-                title = f"{numbers.title}{by}{_told(row, apart)}"
+                title = f"{numbers.title}{by}{with_settings(row, apart)}"
                 table.append([title, model, shots, measured, *map(str, numbers.scores)])
             # The last as the paper has it or, where none is so, the last.
             row = max(scores[key], key=lambda row: (row.get("shots") == numbers.shots, scores[key].index(row)))
@@ -191,15 +191,16 @@ def results(found: Found) -> list[Block]:
     for task, rows in tasks.items():
         protocols = list(dict.fromkeys(str(row["protocol"]) for row in rows if row.get("protocol")))
         models = list(dict.fromkeys(map(found.model_of, rows)))
-        apart = _differing(rows, lambda row: (row["metric"], found.model_of(row)))
+        apart = differing(rows, lambda row: (row["metric"], found.model_of(row)))
         metrics: dict[str, dict[str, Record]] = {}
         for row in rows:  # of two that were measured alike the last counts
-            metrics.setdefault(_metric(row) + _told(row, apart), {})[found.model_of(row)] = row
+            metrics.setdefault(_metric(row) + with_settings(row, apart), {})[found.model_of(row)] = row
         cells = [
             [metric, *(_value(of[model]) if model in of else "–" for model in models), _counts(list(of.values()))]
             for metric, of in metrics.items()
         ]
-        note = f"± one standard error. Protocol: {'; '.join(protocols)}." if protocols else "± one standard error."
+        note = "± one standard error; in brackets a 95 % interval."
+        note += f" Protocol: {'; '.join(protocols)}." if protocols else ""
         blocks.append(Table(task, ["metric", *models, "n"], cells, note))
     return blocks
 
@@ -282,7 +283,7 @@ def over_time(found: Found) -> list[Block]:
     days = {id(row): day for row in found.history if (day := _day(row)) is not None}
     rows = [row for row in found.history if id(row) in days and DETAIL not in row["metric"]]
     blocks: list[Block] = []
-    apart = _differing(rows, lambda row: (row["task"], row["metric"]))
+    apart = differing(rows, lambda row: (row["task"], row["metric"]))
     for asked in dict.fromkeys(map(asked_of, rows)):
         same = [row for row in rows if asked_of(row) == asked]
         if len(same) < LEAST_TIMES:
@@ -291,7 +292,7 @@ def over_time(found: Found) -> list[Block]:
         (line,) = _lines(same, lambda row: "", lambda row, first=first: days[id(row)] - first)  # type: ignore[misc]
         since, last = same[0]["time"][:10], same[-1]
         note = f"Newest: {last.get('model', '–')}, {last['time'][:10]}: {_value(last)}. Band: 95 % interval."
-        title = f"{last['task']}: {last['metric'].replace('_', ' ')}{_told(last, apart)}"
+        title = f"{last['task']}: {last['metric'].replace('_', ' ')}{with_settings(last, apart)}"
         blocks.append(Figure("lines", title, f"days since {since}", "value", [line], note))
     return blocks
 

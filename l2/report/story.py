@@ -60,7 +60,8 @@ def _size(found: Found) -> str:
     }
     told = [f"{n} {name if n == 1 else _plural(name)}" for name, n in counts.items() if n]
     waiting = [run.name for run in found.runs if not run.finished]
-    return ", ".join(told) + "." + (f" Not finished: {', '.join(waiting)}." if waiting else "")
+    size = ", ".join(told) or "Nothing that can be told"
+    return f"{size}." + (f" Not finished: {', '.join(waiting)}." if waiting else "")
 
 
 def _plural(name: str) -> str:

@@ -78,14 +78,15 @@ def test_lineage_goes_on_through_files_that_a_stage_made(tmp_path, tokenizer):
     (tmp_path / "best.jsonl.stage.json").write_text(json.dumps(note))
     make_run(tmp_path / "rs", "sft", {"data": [["best.jsonl", sha256_file(best)]]}, [], 2)
     runs = gather([tmp_path]).runs
-    root = next(root for root in lineage(runs).roots if root.text.startswith("rs"))
+    (root,) = lineage(runs).roots  # sft stands in its tree
     (file,) = root.children
     assert file.text == "data: best.jsonl" and [child.text for child in file.children] == [
         "by: sft (sft)",
         "of: raw.jsonl",
     ]
     (tmp_path / "best.jsonl.stage.json").write_text(json.dumps(note | {"output": "0"}))
-    assert not next(root for root in lineage(runs).roots if root.text.startswith("rs")).children[0].children
+    root, other = lineage(runs).roots
+    assert not root.children[0].children and other.text == "sft (sft)"
 
 
 def test_held_out_sources_and_the_newest_samples_of_a_training(tmp_path):
