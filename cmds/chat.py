@@ -35,8 +35,7 @@ def chat(
     """Talk to a model: each line is a turn, the answers are on stdout, Ctrl-D ends. Also works in a pipe.
 
     /system TEXT sets the system message, /reset forgets what was said, /save FILE appends the dialog to FILE. Ctrl-C
-    ends the answer, and twice at the prompt the chat. When the context is full, the
-    oldest turns are forgotten.
+    ends the answer, and twice at the prompt the chat. When the context is full, the oldest turns are forgotten.
 
     Example: l2 chat --model runs/chat --system "Answer in one sentence."
     """
