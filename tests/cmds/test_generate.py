@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +127,21 @@ def test_the_chat_format_is_what_the_model_sees(l2, tokenizer, tmp_path):
     (sample,) = lines(out)
     assert sample["response"] == "a dog" and sample["finish"] == "stop" and sample["tokens"][-1] == 2
     assert sample["logprob"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_file_that_cannot_be_written_ends_no_chat(chatty, tmp_path, monkeypatch, capsys):
+    typed = iter(["tea", f"/save {tmp_path}", f"/save {tmp_path}/said.jsonl"])
+
+    def type_one(prompt: str) -> str:
+        for line in typed:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", type_one)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert main(["chat", "--model", str(chatty), "--max-new-tokens", "3"]) == 0
+    assert f"/save {tmp_path}: can't be written (Is a directory)" in capsys.readouterr().err
+    assert lines((tmp_path / "said.jsonl").read_text())[0]["messages"][0] == {"role": "user", "content": "tea"}
 
 
 def test_scores_are_those_of_the_tokens_that_were_drawn(l2, chatty, prompts, judge, tokenizer, tmp_path):
