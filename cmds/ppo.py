@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmds.console import Console, rank_and_world
-from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
-from cmds.sampling import Prompts
+from cmds.options import Device, Model, Out, Overwrite, Quiet, Seed
+from cmds.sampling import Dtype, Prompts
 from l2.files.errors import BadInput, UsageError
 
 if TYPE_CHECKING:

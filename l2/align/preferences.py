@@ -93,9 +93,8 @@ def mixed(records: Sequence[Record], preset: str, seed: int) -> list[Record]:
         own = preset == "safe" or record.get("source") in OWN
         (main if own and record["kind"] == preset else rest).append(i)
     if not main:
-        raise UsageError(
-            f"--mix-preset {preset}: no pair of kind {preset} of your own (source human, simulated or none)"
-        )
+        whose = " of your own (source human, simulated or none)" if preset == "helpful" else ""
+        raise UsageError(f"--mix-preset {preset}: no pair of kind {preset}{whose}")
     count = len(main) if preset == "helpful" else round(len(main) / 9)
     drawn = random.Random(seed).sample(rest, min(count, len(rest)))
     return [records[i] for i in sorted(main + drawn)]
