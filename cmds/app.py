@@ -109,6 +109,14 @@ def typer_command(name: str) -> Any:
     """What typer makes of the function in the module of command `name`, which is imported."""
     import typer
 
+    class Command(typer.core.TyperCommand):
+        def make_context(self, *args: Any, **extra: Any) -> Any:
+            try:
+                return super().make_context(*args, **extra)
+            except typer.BadParameter as error:
+                error.message = error.message.removeprefix("Value error, ")  # of pydantic, which people don't know
+                raise
+
     module = importlib.import_module("cmds." + name.replace("-", "_"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     function = getattr(module, name.replace("-", "_"))
@@ -124,7 +132,7 @@ def typer_command(name: str) -> Any:
         except KeyboardInterrupt:
             raise Interrupted from None
 
-    app.command(name=name, context_settings={"help_option_names": ["-h", "--help"]})(command)
+    app.command(name=name, cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(command)
     return typer.main.get_command(app)
 
 
