@@ -299,7 +299,7 @@ def test_a_work_directory_serves_one_run(files, tmp_path):
         filter_shard(["/dev/null"], SETTINGS, work, Shard(1, 2))
     with open_work(list(map(str, files)), SETTINGS, work, shared=True):
         filter_shard(files, SETTINGS, work, Shard(1, 2))
-        with pytest.raises(L2Error, match="another process is at work here"):
+        with pytest.raises(L2Error, match="another process is writing here"):
             run(files, tmp_path / "out", SETTINGS, work)
 
 
