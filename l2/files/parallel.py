@@ -81,7 +81,7 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool:
+    except (BrokenProcessPool, MemoryError):
         raise L2Error("a worker process was killed, for want of memory perhaps: try fewer --jobs") from None
     finally:
         pool.shutdown(cancel_futures=True)
