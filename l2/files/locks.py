@@ -16,8 +16,8 @@ LOCK = ".lock"
 def held(directory: Path, what: str, option: str, *, shared: bool = False) -> Iterator[None]:
     """Make `directory`, and hold it while the block runs: alone, or `shared` with others who hold it so.
 
-    `what` it is to be and the `option` that names it are for messages. Raises L2Error where it can't be made, or
-    another process holds it.
+    `what` it is to be and the `option` that names it are for messages. Raises L2Error where it can't be made or locked,
+    or another process holds it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -27,10 +27,11 @@ def held(directory: Path, what: str, option: str, *, shared: bool = False) -> It
     with lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError:
-            raise L2Error(
-                f"{directory}: another process is writing here; wait for it or choose another {option}"
-            ) from None
+        except BlockingIOError:
+            another = f"another process is writing here; wait for it or choose another {option}"
+            raise L2Error(f"{directory}: {another}") from None
+        except OSError as error:
+            raise L2Error(f"{directory}: can't be locked ({error.strerror}); choose another {option}") from None
         yield
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -279,6 +282,25 @@ def test_shards_and_then_the_rest_as_the_help_has_it(documents, tmp_path):
     assert b"expecting about" in done.stderr and b"of memory" in done.stderr
     for end in ("", ".r", ".json"):
         assert Path(f"{out}{end}").read_bytes() == Path(f"{alone}{end}").read_bytes() != b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half_made(documents, tmp_path, number):
+    (tmp_path / "tmp").mkdir()
+    output = tmp_path / "out" / "kept.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, "-o", output], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+    )  # fmt: skip
+    process.stdin.write(documents.read_bytes())  # and more may come
+    process.stdin.flush()
+    while not (list(output.parent.glob(".*")) and list((tmp_path / "tmp").glob("l2-filter-*"))):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (128 + number, b"")
+    assert not [*output.parent.iterdir(), *(tmp_path / "tmp").iterdir()]
 
 
 def test_jobs_share_what_comes_through_a_pipe(documents, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -162,6 +163,15 @@ def test_run_directories(tmp_path):
     assert {str(p.relative_to(foreign)): p.read_text() for p in foreign.rglob("*") if p.is_file()} == theirs
     (foreign / "thesis.tex").unlink()
     with pytest.raises(UsageError, match="no run of l2"), open_run(foreign, {}, {}):
+        pass
+
+
+def test_a_file_system_without_locks_says_so(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(L2Error, match=r"can't be locked \(No locks available\)"), open_run(tmp_path / "run", {}, {}):
         pass
 
 
