@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import zstandard
 
+from l2.files.atomic import DESCRIPTORS
 from l2.files.jsonl import STDIO, OnBad, Record, ZstdFrames, broken_data_told, open_input, parse_records, shown_name
 
 LEAST, MOST, SHARES = 4 << 20, 64 << 20, 256  # bytes of a part, and parts of a small corpus (ours)
@@ -56,8 +57,8 @@ class Part(NamedTuple):
 
 
 def is_piped(name: str) -> bool:
-    """Whether an input can be read but once: stdin, a named pipe."""
-    return name == STDIO or not os.path.isfile(name)
+    """Whether an input can be read but once, or by this process alone: stdin, a named pipe, an open file."""
+    return name == STDIO or str(Path(name).parent) in DESCRIPTORS or not os.path.isfile(name)
 
 
 def data_bytes(names: Iterable[str]) -> int:

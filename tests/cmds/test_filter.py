@@ -284,6 +284,19 @@ def test_shards_and_then_the_rest_as_the_help_has_it(documents, tmp_path):
         assert Path(f"{out}{end}").read_bytes() == Path(f"{alone}{end}").read_bytes() != b""
 
 
+def test_an_open_file_is_read_by_any_number_of_jobs(documents):
+    outs = []
+    with open(documents, "rb") as opened:
+        name = f"/dev/fd/{opened.fileno()}"
+        for jobs in (1, 2):
+            done = subprocess.run(
+                [*COMMAND, name, "--jobs", str(jobs)], pass_fds=[opened.fileno()], capture_output=True, cwd=ROOT
+            )
+            assert done.returncode == 0, done.stderr
+            outs.append(done.stdout)
+    assert outs[0] == outs[1] and len(outs[0].splitlines()) == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_half_made(documents, tmp_path, number):
     (tmp_path / "tmp").mkdir()

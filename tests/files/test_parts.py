@@ -108,6 +108,8 @@ def test_a_pipe_is_laid_down_in_pieces_of_whole_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("-").touch()  # which is not stdin
     assert is_piped(str(pipe)) and is_piped("-") and not is_piped(str(copy))
+    with open(copy) as opened:  # a number that means something else in another process
+        assert is_piped(f"/dev/fd/{opened.fileno()}")
     writer = threading.Thread(target=pipe.write_bytes, args=[data])
     writer.start()
     parts = list(lay_down(str(pipe), tmp_path / "piped", 500))
