@@ -94,9 +94,18 @@ HEADER = ("claim", "paper", "measured here", "verdict")
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What a table shows of a claim."""
-    reach = "" if row["high"] is None else f" ± {row['high'] - row['measured']:.2g}"
-    number = "not measured" if row["measured"] is None else f"{row['measured']:+.3g}{reach}"
-    return row["claim"], row["paper"], f"{number} ({row['what']})", row["verdict"].removesuffix(" at this size")
+    verdict = row["verdict"].removesuffix(" at this size")
+    return row["claim"], row["paper"], f"{_number(row['measured'], row['high'])} ({row['what']})", verdict
+
+
+def _number(measured: float | None, high: float | None) -> str:
+    """A mean and how far its interval reaches, both to the two digits of the latter that mean something."""
+    if measured is None:
+        return "not measured"
+    if high is None or high == measured:
+        return f"{measured:+.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(high - measured)))
+    return f"{round(measured, decimals) + 0.0:+.{decimals}f} ± {high - measured:.{decimals}f}"
 
 
 def by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
