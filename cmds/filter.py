@@ -156,7 +156,9 @@ def filter(
     url_blocklist: Annotated[
         list[str] | None,
         typer.Option(
-            "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
+            "--url-blocklist",
+            help="Domains to leave out, one a line (.gz, .zst); once for each file.",
+            show_default=False,
         ),
     ] = None,
     decontaminate: Annotated[
