@@ -109,6 +109,14 @@ def typer_command(name: str) -> Any:
     """What typer makes of the function in the module of command `name`, which is imported."""
     import typer
 
+    class Command(typer.core.TyperCommand):
+        def make_context(self, *args: Any, **extra: Any) -> Any:
+            try:
+                return super().make_context(*args, **extra)
+            except typer.BadParameter as error:
+                error.message = error.message.removeprefix("Value error, ")  # of pydantic, which people don't know
+                raise
+
     module = importlib.import_module("cmds." + name.replace("-", "_"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     function = getattr(module, name.replace("-", "_"))
@@ -124,7 +132,7 @@ def typer_command(name: str) -> Any:
         except KeyboardInterrupt:
             raise Interrupted from None
 
-    app.command(name=name, context_settings={"help_option_names": ["-h", "--help"]})(command)
+    app.command(name=name, cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(command)
     return typer.main.get_command(app)
 
 
@@ -197,8 +205,17 @@ def exit_status(end: SystemExit) -> int:
     return code if isinstance(code, int) else int(code is not None)
 
 
+def end_tidily(number: int, frame: object) -> None:
+    """For signals that would end us in the middle: as after Ctrl-C, what is half made is removed first."""
+    raise SystemExit(128 + number)
+
+
 def entry() -> None:
     """The console script."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # a rank may wait for others in C++ where no handler is called
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+                signal.signal(number, end_tidily)
     # Closed by whoever started us: nothing comes in, and nobody is told. Results must not be lost like that.
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

@@ -35,8 +35,7 @@ def chat(
     """Talk to a model: each line is a turn, the answers are on stdout, Ctrl-D ends. Also works in a pipe.
 
     /system TEXT sets the system message, /reset forgets what was said, /save FILE appends the dialog to FILE. Ctrl-C
-    ends the answer, and twice at the prompt the chat. When the context is full, the
-    oldest turns are forgotten.
+    ends the answer, and twice at the prompt the chat. When the context is full, the oldest turns are forgotten.
 
     Example: l2 chat --model runs/chat --system "Answer in one sentence."
     """
@@ -73,7 +72,10 @@ def _print(text: str) -> None:
 
 
 def _command(conversation: Conversation, line: str) -> str:
-    """Do what a line that starts with "/" asks; returns what to say of it. Raises UsageError for an unknown one."""
+    """Do what a line that starts with "/" asks; returns what to say of it.
+
+    Raises UsageError for an unknown one, and L2Error for a file that can't be written.
+    """
     from l2.files.jsonl import append_records
     from l2.tokens.chat import check_messages
 
@@ -90,7 +92,10 @@ def _command(conversation: Conversation, line: str) -> str:
     if name == "/save" and rest:
         if not conversation.turns:
             raise UsageError("/save: nothing was said yet")
-        append_records(rest, [{"messages": conversation.messages()}])
+        try:
+            append_records(rest, [{"messages": conversation.messages()}])
+        except OSError as error:
+            raise L2Error(f"/save {rest}: can't be written ({error.strerror})") from None
         return f"dialog appended to {rest}"
     raise UsageError(f"{name}: use /system TEXT, /reset or /save FILE")
 

@@ -30,8 +30,11 @@ def convert(
         int, typer.Option("--parts", min=1, help="--to meta: files of a model-parallel group (ours).")
     ] = 1,
     context: Annotated[
-        int, typer.Option("--context", min=1, help="From Meta, whose files don't tell: longest input (paper: 4096).")
-    ] = 4096,
+        int | None,
+        typer.Option(
+            "--context", min=1, help="From Meta, whose files don't tell: longest input; default: 4096 (paper)."
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option("--tokenizer", help="tokenizer.model; default: the one in, or one above, SOURCE."),
@@ -69,7 +72,12 @@ def convert(
     for place in places:
         if place.exists() and not overwrite:
             raise UsageError(f"{place} exists; choose another place or give --overwrite")
-    stored = open_meta(source, max_seq_len=context) if _is_meta(source) else load_language_model(source, dtype=None)
+    if parts != 1 and to != "meta":
+        raise UsageError(f"--parts {parts} is for --to meta; --to {to} has no parts")
+    meta = _is_meta(source)
+    if context is not None and not meta:
+        raise UsageError(f"--context {context} is for Meta's files; {source} tells its own")
+    stored = open_meta(source, max_seq_len=context or 4096) if meta else load_language_model(source, dtype=None)
     model = stored.ours(source) if isinstance(stored, MetaModel) else stored
     vocabulary = _find_tokenizer(source, tokenizer)
     console.say(f"{source}: {model.config.parameters:,} parameters in {str(model.dtype).removeprefix('torch.')}")

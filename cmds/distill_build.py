@@ -10,7 +10,7 @@ import typer
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
 from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Prompts, Temperature, TopP
-from l2.files.errors import L2Error, UsageError
+from l2.files.errors import L2Error
 
 
 def distill_build(
@@ -51,18 +51,18 @@ def distill_build(
     """
     from cmds.sampling import open_rewards, open_sampler, read_prompts
     from l2.align.distill import distill, is_adversarial
-    from l2.files.jsonl import open_writer, read_records
+    from l2.files.jsonl import check_outputs, open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
     from l2.generate.engine import Sampling
 
-    named = [path for path in (output, everything, rejects) if path is not None]
-    if len(set(named)) < len(named):
-        raise UsageError(f"--output, --all and --rejects must differ: {', '.join(named)}")
+    sources = [*(files or ()), *(prompts or ())]
+    read = sources if preprompts is None else [*sources, preprompts]
+    check_outputs(read, {"--output": output, "--all": everything, "--rejects": rejects})
     console = Console("distill-build", quiet)
     policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     (safety_rm,) = open_rewards([rm], device, tokenizer).values()
     own = list(read_records([preprompts], required=["preprompt"])) if preprompts is not None else []
-    records = read_prompts([*(files or ()), *(prompts or ())])
+    records = read_prompts(sources)
     asked = [record for record in records if is_adversarial(record)]
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     kept = 0

@@ -67,12 +67,12 @@ def gatt_build(
     from cmds.sampling import open_sampler
     from l2.align.attributes import asker, built_in, grow
     from l2.align.ghost import build_dialogs
-    from l2.files.jsonl import open_writer, read_records
+    from l2.files.jsonl import check_outputs, open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
     from l2.generate.engine import Sampling
 
-    if rejects == output:
-        raise UsageError(f"--rejects and --output are both {output}")
+    read = list(files or ()) if constraints is None else [*(files or ()), constraints]
+    check_outputs(read, {"--output": output, "--rejects": rejects})
     console = Console("gatt-build", quiet)
     if more and constraints is not None:
         raise UsageError("--grow adds to the built-in categories, but --constraints names others")
@@ -97,7 +97,10 @@ def gatt_build(
             raise NothingKept
     if not kept:
         why = _told(ledger.counts)
-        raise L2Error(f"none of {len(dialogs):,} dialogs is fit to learn from ({why}); try a larger --max-new-tokens")
+        raise L2Error(
+            f"none of {len(dialogs):,} dialogs is fit to learn from ({why}); where they are unfinished, try a larger "
+            "--max-new-tokens, where they leave the context a smaller one"
+        )
     console.say(
         f"{len(dialogs):,} dialogs, {kept:,} kept{'; rejected: ' if ledger.total else ''}{_told(ledger.counts)}"
     )

@@ -51,13 +51,15 @@ def generate(
     Example: l2 generate --model runs/sft --prompts prompts.jsonl -n 2 --max-new-tokens 64 -o samples.jsonl
     """
     from cmds.sampling import encode_prompts, open_sampler, read_prompts
-    from l2.files.jsonl import open_writer
+    from l2.files.jsonl import check_outputs, open_writer
     from l2.generate.engine import Sampling
     from l2.generate.samples import sample_answers
 
+    asked = [*(files or ()), *(prompts or ())]
+    check_outputs(asked, {"--output": output})
     console = Console("generate", quiet)
     policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
-    records = read_prompts([*(files or ()), *(prompts or ())])
+    records = read_prompts(asked)
     rows = encode_prompts(records, tokenizer, raw=raw)
     sampling = Sampling(temperature, top_p, max_new_tokens, seed, top_k, repetition_penalty)
     with open_writer(output) as writer, console.progress("prompts") as progress:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmds.console import Console, rank_and_world
-from cmds.options import Device, Dtype, Model, Out, Overwrite, Quiet, Seed
-from cmds.sampling import Prompts
+from cmds.options import Device, Model, Out, Overwrite, Quiet, Seed
+from cmds.sampling import Dtype, Prompts
 from l2.files.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def ppo(
         list[str] | None, typer.Option("--eval-prompts", help="Held-out prompts, for the val_ fields of the log.")
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="Defaults of all that follows: paper (§3.2.3), or tiny (ours).")
+        str,
+        typer.Option("--preset", help="Defaults of all that follows: paper (§3.2.3); tiny, for small models (ours)."),
     ] = "paper",
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, help="At most (paper: 200 to 400, preset 400; tiny 100).")
@@ -162,7 +163,7 @@ def _check_models(models: dict[str, str | None]) -> tuple[Tokenizer, int]:
 
     Raises BadInput for one of the wrong kind or of another tokenizer, before the run leaves anything on disk.
     """
-    from l2.model.checkpoint import load_config
+    from l2.model.checkpoint import check_vocabulary, load_config
     from l2.tokens.tokenizer import load_tokenizer
 
     tokenizers, contexts = {}, []
@@ -174,6 +175,7 @@ def _check_models(models: dict[str, str | None]) -> tuple[Tokenizer, int]:
         if scalar != name.endswith("_rm"):
             raise BadInput(directory, kinds[scalar], kinds[not scalar])
         tokenizers[directory] = load_tokenizer(directory)
+        check_vocabulary(config, tokenizers[directory], directory)
         contexts.append(config.max_seq_len)
     first, ours = next(iter(tokenizers.items()))
     for directory, theirs in tokenizers.items():

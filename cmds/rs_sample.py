@@ -10,7 +10,7 @@ import typer
 from cmds.console import Console
 from cmds.options import Device, Inputs, Model, Output, Quiet, Rejects, Seed
 from cmds.sampling import BatchSize, Dtype, Endpoint, MaxNewTokens, Prompts, Rm, TopP
-from l2.files.errors import L2Error, UsageError
+from l2.files.errors import L2Error
 
 
 def rs_sample(
@@ -72,19 +72,19 @@ def rs_sample(
     from cmds.sampling import encode_prompts, open_rewards, open_sampler, read_prompts, rm_directories
     from l2.align.rejection import Tally, check_judges, make_pool, rejection_sample
     from l2.files.atomic import write_atomic
-    from l2.files.jsonl import open_writer, read_records
+    from l2.files.jsonl import check_outputs, open_writer, read_records
     from l2.files.ledger import NothingKept, open_ledger
     from l2.generate.engine import Sampling
 
-    named = [path for path in (output, everything, curve, rejects) if path is not None]
-    if len(set(named)) < len(named):
-        raise UsageError(f"--output, --all, --curve and --rejects must differ: {', '.join(named)}")
+    asked = [*(files or ()), *(prompts or ())]
+    outputs = {"--output": output, "--all": everything, "--curve": curve, "--rejects": rejects}
+    check_outputs([*asked, *(pool or ())], outputs)
     check_judges(rm_directories(rm))
     temperatures = list(dict.fromkeys(temperature or [1.0]))
     console = Console("rs-sample", quiet)
     policy, tokenizer, name = open_sampler(model, endpoint, device, dtype)
     rewards = open_rewards(rm, device, tokenizer, dtype)
-    records = read_prompts([*(files or ()), *(prompts or ())])
+    records = read_prompts(asked)
     rows = encode_prompts(records, tokenizer)
     older = make_pool(read_records(pool), records) if pool else {}
     # each temperature draws anew: the same numbers would draw much the same answers

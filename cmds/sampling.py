@@ -102,7 +102,7 @@ def open_rewards(
 
     Raises UsageError for a reward model of another tokenizer than `tokenizer`.
     """
-    from l2.model.checkpoint import load_reward_model
+    from l2.model.checkpoint import check_vocabulary, load_reward_model
     from l2.model.device import keep_memory, pick_device, pick_dtype, use_all_cores
     from l2.tokens.tokenizer import load_tokenizer
 
@@ -115,6 +115,7 @@ def open_rewards(
         models[name] = load_reward_model(directory, dtype=kind, device=where)
         if load_tokenizer(directory).sha256 != tokenizer.sha256:
             raise UsageError(f"--rm {directory} has another tokenizer than the model")
+        check_vocabulary(models[name].config, tokenizer, directory)
     return models
 
 

@@ -16,7 +16,8 @@ def temporal_build(files: Inputs = None, output: Output = "-", seed: Seed = 0, q
     Example: l2 temporal-build facts.jsonl -o dated.jsonl
     """
     from l2.align.temporal import dated_dialogs
-    from l2.files.jsonl import read_records, write_records
+    from l2.files.jsonl import check_outputs, read_records, write_records
 
+    check_outputs(files or (), {"--output": output})
     count = write_records(output, dated_dialogs(read_records(files or (), required=["prompt", "answer", "date"]), seed))
     Console("temporal-build", quiet).say(f"{count // 2:,} facts, {count:,} dialogs")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # RLHF, V1 to V5, as the paper went about it (§3.2.3): each version is preferred over, learned from, and compared.
 #
-#   bash shell/iterate.sh [--seed N] [--smoke] [--versions N]
+#   bash shell/iterate.sh [--seed N] [--preset nano|small] [--smoke] [--versions N]
 #
 # Starts from base and sft of shell/quickstart.sh, which it runs that far where they are missing. Run again, it does
 # what is not done, and what depends on something that has changed. --smoke: the same on a handful of prompts.
@@ -9,23 +9,26 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh
+source shell/sizes.sh
 
-seed=0 smoke= versions=5
+seed=0 preset=nano smoke= versions=5
 while [ $# -gt 0 ]; do
     case $1 in
         --seed) seed=$2; shift 2 ;;
+        --preset) preset=$2; shift 2 ;;
         --smoke) smoke=--smoke; shift ;;
         --versions) versions=$2; shift 2 ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
         *) echo "iterate.sh: unknown option $1; --help tells which there are" >&2; exit 2 ;;
     esac
 done
-start=$PWD/runs/quickstart/seed-$seed$smoke
-[ -e "$start/sft/model.safetensors" ] || bash shell/quickstart.sh --seed "$seed" $smoke --until 4
+sizes "$preset"
+start=$PWD/runs/quickstart/seed-$seed$size$smoke
+[ -e "$start/sft/model.safetensors" ] || bash shell/quickstart.sh --seed "$seed" --preset "$preset" $smoke --until 4
 environment story
 SECONDS=0
 story=$PWD/shell/story
-home=runs/iterate/seed-$seed$smoke
+home=runs/iterate/seed-$seed$size$smoke
 mkdir -p "$home"
 cd "$home"
 
@@ -41,15 +44,15 @@ annotator() { echo python "$story/annotator.py" "$@" --lexicon "$lexicon"; }
 
 if [ -z "$smoke" ]; then
     asked=500 sampled=1100 k=8 iterations=20 held_out=400
-    rm=(--batch 64 --lr 3e-4 --eval-every 1000)
+    rm=(--batch 64 --lr "$rm_lr" --eval-every 1000)
 else
     asked=24 sampled=16 k=2 iterations=1 held_out=16
-    rm=(--batch 16 --lr 3e-4 --eval-every 1000)
+    rm=(--batch 16 --lr "$rm_lr" --eval-every 1000)
 fi
 base=$start/base chat=$start/sft dialogs=$start/raw/dialogs.jsonl
 rm+=(--margin small --seed "$seed" --quiet)
-sft=(--seq-len 384 --batch 8 --epochs 1 --lr 2e-3 --seed "$seed" --quiet)
-ppo=(--preset tiny --beta 0.05 --iterations "$iterations" --max-new-tokens 48 --seed "$seed" --quiet)
+sft=(--seq-len 384 --batch 8 --epochs 1 --lr "$chat_lr" --seed "$seed" --quiet)
+ppo=(--preset tiny --lr "$ppo_lr" --beta 0.05 --iterations "$iterations" --max-new-tokens 48 --seed "$seed" --quiet)
 short=(--max-new-tokens 48 --quiet)
 # Every version is asked something new; the prompts that are answered for rejection sampling stay, so that the answers of
 # earlier versions compete with the new ones. Nobody learns from those that are held out.

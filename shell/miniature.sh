@@ -1,33 +1,37 @@
 #!/usr/bin/env bash
 # The paper's claims as experiments on real text, in miniature: what holds at this size, what does not, what can't be told.
 #
-#   bash shell/miniature.sh [--seeds 'N...'] [--smoke]
+#   bash shell/miniature.sh [--seeds 'N...'] [--preset nano|small] [--smoke]
 #
 # For each seed (0, 1 and 2) the story of shell/quickstart.sh and RLHF V1 to V5 of shell/iterate.sh, then the experiments
-# that they leave out: an hour and more on 2 cores. Run again, it does what is not done. --smoke: one seed, on a handful of
-# everything, to see that it works. Everything is written to runs/miniature/; at its end stand, in claims/, claims.md,
-# its short form brief.md, claims.jsonl, figures and report.html.
+# that they leave out: an hour and more on 2 cores. Run again, it does what is not done. --preset small: with models of 30 M
+# parameters, not 1.8 M, which want a GPU. --smoke: one seed, on a handful of everything, to see that it works. Everything
+# is written to runs/miniature/; at its end stand, in claims/, claims.md, its short form brief.md, claims.jsonl, figures
+# and report.html.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh
+source shell/sizes.sh
 
-seeds=(0 1 2) smoke=
+seeds=(0 1 2) preset=nano smoke=
 while [ $# -gt 0 ]; do
     case $1 in
         --seeds) read -ra seeds <<< "$2"; shift 2 ;;
+        --preset) preset=$2; shift 2 ;;
         --smoke) smoke=--smoke seeds=(0); shift ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
         *) echo "miniature.sh: unknown option $1; --help tells which there are" >&2; exit 2 ;;
     esac
 done
+sizes "$preset"
 environment story,contam
 top=$PWD story=$PWD/shell/story
 if [ -z "$smoke" ]; then
-    versions=5 steps=200 held_out=200 k=16 best_of=60 adversarial=200 dialogs=2000 diverse=10 turns=12 talks=100
-    widths='32 128' shares='8 2' sampled=(-k 8) rm=(--batch 64 --lr 3e-4 --eval-every 1000 --quiet)
+    versions=5 held_out=200 k=16 best_of=60 adversarial=200 dialogs=2000 diverse=10 turns=20 talks=100
+    shares='8 2' sampled=(-k 8) rm=(--batch 64 --lr "$rm_lr" --eval-every 1000 --quiet)
 else
-    versions=4 steps=8 held_out=16 k=3 best_of=8 adversarial=12 dialogs=150 diverse=2 turns=4 talks=4
-    widths='32 64' shares='4 1' sampled=(-k 2) rm=(--batch 16 --lr 3e-4 --eval-every 1000 --quiet)
+    experiment+=(--steps 8 --batch-tokens 4096) versions=4 held_out=16 k=3 best_of=8 adversarial=12 dialogs=150 diverse=2 turns=4 talks=4
+    widths='32 64' shares='4 1' sampled=(-k 2) rm=(--batch 16 --lr "$rm_lr" --eval-every 1000 --quiet)
 fi
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
@@ -73,10 +77,10 @@ attention_and_context() {
     # Half of what they are to be evaluated on is among what they learn from, so that contamination shows, too.
     local shards=("$start"/data/train-*.bin data/planted-00000.bin) kind more
     for kind in mha gqa mqa long; do
-        more=(--preset "nano-$kind")
-        [ "$kind" != long ] || more=(--preset nano-gqa --seq-len 512)
-        stage $kind "${shards[@]}" -- l2 pretrain --shards "${shards[@]}" --mix 'planted*=16,*=1' "${more[@]}" \
-            --steps "$steps" --eval-every 100000 --seed "$seed" --quiet --out $kind
+        more=(--preset "$preset-$kind")
+        [ "$kind" != long ] || more=(--preset "$preset-gqa" --seq-len 512)
+        stage $kind "${shards[@]}" -- l2 pretrain --shards "${shards[@]}" --mix 'planted*=16,*=1' "${experiment[@]}" \
+            "${more[@]}" --eval-every 100000 --seed "$seed" --quiet --out $kind
         beside documents $kind $kind
     done
     beside documents base "$start/base"
@@ -133,7 +137,7 @@ pool() {
         l2 rs-sample --model "$iterated/v3/rs" "${rms[@]}" "${sampled[@]}" --max-new-tokens 48 --seed 4 --quiet \
         --prompts "$iterated/prompts.jsonl" -o alone.best.jsonl
     stage alone "$start/base" "$all" alone.best.jsonl -- l2 sft --model "$start/base" --data "$all" alone.best.jsonl \
-        --mix 'alone.best=2,*=1' --seq-len 384 --batch 8 --epochs 1 --lr 2e-3 --seed "$seed" --quiet --out alone
+        --mix 'alone.best=2,*=1' --seq-len 384 --batch 8 --epochs 1 --lr "$chat_lr" --seed "$seed" --quiet --out alone
     beside judged alone alone
     beside judged pool "$iterated/v4/rs"
     all_done
@@ -171,7 +175,7 @@ distillation() {
     done
     all_done
     stage generic.ungated.jsonl generic.both.jsonl -- $(experiment ungated generic.both.jsonl -o generic.ungated.jsonl)
-    sft=(--seq-len 384 --batch 8 --epochs 3 --lr 5e-4 --seed "$seed" --quiet)
+    sft=(--seq-len 384 --batch 8 --epochs 3 --lr "$further_lr" --seed "$seed" --quiet)
     beside tuned distilled "$chat" generic.kept.jsonl
     beside tuned distilled-ungated "$chat" generic.ungated.jsonl
     all_done
@@ -209,16 +213,16 @@ diversity() {
 
 homes=()
 for seed in "${seeds[@]}"; do
-    start=$top/runs/quickstart/seed-$seed$smoke iterated=$top/runs/iterate/seed-$seed$smoke
-    home=$top/runs/miniature/seed-$seed$smoke
-    [ -e "$start/obeyed-gatt.jsonl" ] || bash shell/quickstart.sh --seed "$seed" $smoke
-    bash shell/iterate.sh --seed "$seed" $smoke --versions $versions
-    homes+=("seed-$seed$smoke")
+    name=seed-$seed$size$smoke
+    start=$top/runs/quickstart/$name iterated=$top/runs/iterate/$name home=$top/runs/miniature/$name
+    [ -e "$start/obeyed-gatt.jsonl" ] || bash shell/quickstart.sh --seed "$seed" --preset "$preset" $smoke
+    bash shell/iterate.sh --seed "$seed" --preset "$preset" $smoke --versions $versions
+    homes+=("$name")
     mkdir -p "$home"
     cd "$home"
     chat=$start/sft val=$start/raw/documents.val.jsonl lexicon=$start/raw/lexicon.txt
     short=(--max-new-tokens 48 --seed "$seed" --quiet)
-    sft=(--seq-len 384 --batch 8 --epochs 1 --lr 2e-3 --seed "$seed" --quiet)
+    sft=(--seq-len 384 --batch 8 --epochs 1 --lr "$chat_lr" --seed "$seed" --quiet)
     rms=(--rm helpful="$start/helpful-rm" --rm safe="$start/safe-rm")
     part val.jsonl "$start/raw/prompts.val.jsonl" $held_out
     attention_and_context
@@ -232,7 +236,8 @@ for seed in "${seeds[@]}"; do
     cd "$top"
 done
 cd runs/miniature
-python "$story/claims.py" "${homes[@]}" --out "claims$smoke"
-l2 report "claims$smoke" --quiet -o "claims$smoke/report.html" --figures "claims$smoke"
+claims=claims$size$smoke
+python "$story/claims.py" "${homes[@]}" --out "$claims"
+l2 report "$claims" --quiet -o "$claims/report.html" --figures "$claims"
 printf '\nIt took %d:%02d minutes; runs/miniature/%s/report.html shows it.\n' $((SECONDS / 60)) $((SECONDS % 60)) \
-    "claims$smoke" >&2
+    "$claims" >&2

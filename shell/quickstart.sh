@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # The whole story of Llama 2 on real text, from raw documents to a chat model tuned with feedback: 10 minutes, 2 cores.
 #
-#   bash shell/quickstart.sh [--seed N] [--smoke] [--fresh] [--until STAGE]
+#   bash shell/quickstart.sh [--seed N] [--preset nano|small] [--smoke] [--fresh] [--until STAGE]
 #
 # --smoke tells the same story on a twelfth of the data, in 2 minutes. Run again, it goes on where it was.
-# --fresh starts from nothing; --until ends after a stage (4: the chat model). Everything is written to runs/quickstart/.
+# --preset small: models of 30 M parameters, not 1.8 M, which want a GPU. --fresh starts from nothing; --until ends after
+# a stage (4: the chat model). Everything is written to runs/quickstart/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh
+source shell/sizes.sh
 
-seed=0 smoke= fresh= until=
+seed=0 preset=nano smoke= fresh= until=
 while [ $# -gt 0 ]; do
     case $1 in
         --seed) seed=$2; shift 2 ;;
+        --preset) preset=$2; shift 2 ;;
         --smoke) smoke=--smoke; shift ;;
         --fresh) fresh=1; shift ;;
         --until) until=$2; shift 2 ;;
@@ -20,10 +23,11 @@ while [ $# -gt 0 ]; do
         *) echo "quickstart.sh: unknown option $1; --help tells which there are" >&2; exit 2 ;;
     esac
 done
+sizes "$preset"
 environment story
 SECONDS=0
 
-home=runs/quickstart/seed-$seed$smoke
+home=runs/quickstart/seed-$seed$size$smoke
 wheels=runs/quickstart/wheels
 [ -z "$fresh" ] || rm -rf "$home"
 mkdir -p "$home" "$wheels"
@@ -37,13 +41,14 @@ have() { [ -e "$1" ]; }
 
 # How much of each thing; --smoke is for seeing that it all works, not for the results.
 if [ -z "$smoke" ]; then
-    pretrain=(--steps 840) chat_settings=(--epochs 1 --lr 2e-3) asked=2400 sampled=1200 k=8 iterations=20 held_out=400 obey=--check
+    asked=2400 sampled=1200 k=8 iterations=20 held_out=400 obey=--check
 else
-    pretrain=(--steps 50) chat_settings=(--epochs 1 --lr 2e-3) asked=160 sampled=64 k=4 iterations=2 held_out=64
+    pretrain+=(--steps 50 --batch-tokens 4096) asked=160 sampled=64 k=4 iterations=2 held_out=64
     obey=--no-check # nothing obeys after so little training
 fi
+chat_settings=(--epochs 1 --lr "$chat_lr")
 sft=(--seq-len 384 --batch 8 --eval-data raw/dialogs.val.jsonl --eval-every 1000 --seed "$seed")
-rm=(--batch 64 --lr 3e-4 --eval-every 1000 --seed "$seed")
+rm=(--batch 64 --lr "$rm_lr" --eval-every 1000 --seed "$seed")
 short=(--max-new-tokens 48 --seed "$seed")
 story=$PWD/shell/story
 annotator() { python "$story/annotator.py" "$@"; }
@@ -66,8 +71,8 @@ have tok.model || l2 tok-train docs.jsonl --vocab-size 4096 -o tok.model
 have data/train-00000.bin || l2 tokenize docs.jsonl --tokenizer tok.model --out data --name train --jobs 2
 
 say "3. Pretraining: predict the next token; all knowledge comes from here (paper §2)."
-untrained=$(l2 pretrain --shards data/train-*.bin --preset nano --steps 0 --seed "$seed" --out untrained --quiet)
-base=$(l2 pretrain --shards data/train-*.bin --preset nano "${pretrain[@]}" --seed "$seed" --out base)
+untrained=$(l2 pretrain --shards data/train-*.bin "${pretrain[@]}" --steps 0 --seed "$seed" --out untrained --quiet)
+base=$(l2 pretrain --shards data/train-*.bin "${pretrain[@]}" --seed "$seed" --out base)
 
 say "4. Supervised fine-tuning: from text that goes on to answers that end; loss on the answers only (paper §3.1)."
 chat=$(l2 sft --model "$base" --data raw/dialogs.jsonl "${chat_settings[@]}" "${sft[@]}" --out sft)
@@ -90,13 +95,13 @@ have best.jsonl || { head -n "$sampled" prompts.jsonl |
 rs=$(l2 sft --model "$base" --data raw/dialogs.jsonl best.jsonl --mix 'best=2,*=1' "${chat_settings[@]}" "${sft[@]}" --out rs)
 
 say "8. PPO: where rejection sampling looks once, it looks again after every step (paper §3.2.3)."
-ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts prompts.jsonl --preset tiny --beta 0.05 \
-    --iterations $iterations --max-new-tokens 48 --seed "$seed" --out ppo)
+ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts prompts.jsonl --preset tiny --lr "$ppo_lr" \
+    --beta 0.05 --iterations $iterations --max-new-tokens 48 --seed "$seed" --out ppo)
 
 say "9. Ghost Attention: an instruction given once should hold to the last turn (paper §3.3)."
 have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl \
     $obey "${short[@]}" -o ghost.jsonl
-gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr 5e-4 "${sft[@]}" --out gatt)
+gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr "$further_lr" "${sft[@]}" --out gatt)
 
 say "10. What did each stage gain, on data that no stage has seen?"
 have val.jsonl || { head -n "$held_out" raw/prompts.val.jsonl > val.part && mv val.part val.jsonl; }

@@ -82,3 +82,19 @@ def test_shares_of_figure_15_hold_one_another(run, tmp_path):
 )
 def test_usage(run, script, arguments):
     assert run(script, *arguments).returncode == 2
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "iterate.sh", "miniature.sh", "overoptimise.sh"])
+def test_a_size_that_there_is_not_is_refused_before_anything_is_made(run, script):
+    refused = run(script, "--preset", "huge")
+    assert refused.returncode == 2 and "choose nano" in refused.stderr
+
+
+@pytest.mark.parametrize("preset", ["nano", "small"])
+def test_sizes_name_every_setting_of_the_story(preset):
+    told = 'echo "$preset ${pretrain[*]}|${experiment[*]}|$chat_lr $further_lr $rm_lr $ppo_lr $widths"'
+    script = f'set -eu; source {SHELL}/sizes.sh; preset={preset}; sizes "$preset"; {told}'
+    sizes = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    pretrain, experiment, numbers = sizes.split("|")
+    assert pretrain.startswith(f"{preset} --preset {preset} ") and "--preset" not in experiment
+    assert len(numbers.split()) == 6 and all(float(number) > 0 for number in numbers.split())

@@ -137,7 +137,10 @@ def distill(
     for window in windows(asked, WINDOW * batch_size):
         chosen = [pick_preprompt(record, sampling.seed, preprompts) for record in window]
         guarded = [
-            Record(record | {"prompt": with_preprompt(messages_of(record, "prompt"), text)}, record.where)
+            Record(
+                record | {"prompt": with_preprompt(messages_of(record, "prompt"), text)},
+                f"{record.where} under its pre-prompt",
+            )
             for record, text in zip(window, chosen, strict=True)
         ]
         originals, under = (

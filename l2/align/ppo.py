@@ -20,6 +20,7 @@ from l2.files.errors import L2Error, UsageError
 from l2.model.checkpoint import load_weights
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.train.compute import Compute, Sums
+from l2.train.fused import fuse
 from l2.train.optim import adamw, take_step
 from l2.train.ranks import ALONE, Ranks
 
@@ -158,10 +159,9 @@ class Values:
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
-def twin(kind: type[M], model: M) -> M:
+def twin(kind: type[M], model: M, dtype: torch.dtype) -> M:
     """A model that shares the slices of `model`, for `gathered`: FSDP's own modules gather for one pass alone."""
-    shared = load_weights(kind, model.config, dict(model.state_dict()), "the ranks")
-    return cast(M, Compute(shared, Actions(), shared.dtype).model)
+    return fuse(load_weights(kind, model.config, dict(model.state_dict()), "the ranks"), dtype)
 
 
 @dataclass
@@ -190,7 +190,8 @@ class Learner:
         if mesh is None:
             self.actor, self.critic = cast(LanguageModel, policy.model), cast(ScalarModel, value.model)
         else:
-            self.actor, self.critic = twin(LanguageModel, self.policy), twin(ScalarModel, self.value)
+            self.actor = twin(LanguageModel, self.policy, self.dtype)
+            self.critic = twin(ScalarModel, self.value, self.dtype)
 
     def to(self, device: torch.device | str) -> None:
         """Move everything, the optimizers' state too."""

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
 
-from l2.align.ppo import Actions, Learner, Settings, Whitening, estimate, explained_variance, learn, penalised
+from l2.align.ppo import Learner, Settings, Whitening, estimate, explained_variance, learn, penalised
 from l2.align.rollouts import (
     Part,
     Prompt,
@@ -43,7 +42,7 @@ from l2.model.checkpoint import (
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.checkpoints import Log, latest_step, load_step, save_step
-from l2.train.compute import Compute
+from l2.train.fused import fuse
 from l2.train.optim import load_optimizer, optimizer_tensors
 from l2.train.order import epoch_order
 from l2.train.ranks import ALONE, Ranks, cut_weights, gathered, put_back
@@ -99,8 +98,7 @@ class Ppo:
         dtype = self.learner.dtype
         self.settings.check_ranks(self.ranks.world)
         self.device = self.learner.policy.device
-        self.reference = cast(LanguageModel, Compute(self.reference.to(dtype), Actions(), dtype).model)
-        cut_weights(self.reference, self.ranks.mesh)
+        self.reference = cut_weights(fuse(self.reference.to(dtype)), self.ranks.mesh)
         if self.offload:
             self._move("cpu", self.learner, self.reference, *self.judges)
 

@@ -93,9 +93,8 @@ def mixed(records: Sequence[Record], preset: str, seed: int) -> list[Record]:
         own = preset == "safe" or record.get("source") in OWN
         (main if own and record["kind"] == preset else rest).append(i)
     if not main:
-        raise UsageError(
-            f"--mix-preset {preset}: no pair of kind {preset} of your own (source human, simulated or none)"
-        )
+        whose = " of your own (source human, simulated or none)" if preset == "helpful" else ""
+        raise UsageError(f"--mix-preset {preset}: no pair of kind {preset}{whose}")
     count = len(main) if preset == "helpful" else round(len(main) / 9)
     drawn = random.Random(seed).sample(rest, min(count, len(rest)))
     return [records[i] for i in sorted(main + drawn)]
@@ -107,13 +106,16 @@ def encode_pair(record: Record, tokenizer: Tokenizer, seq_len: int, margins: Map
     Raises BadInput for an unknown rating or safety label, a missing rating where the margins need it, two
     equal answers, and a conversation longer than `seq_len` (its last token carries the score).
     """
-    rating, safety = record.get("rating"), record.get("safety")
+    rating: Any = record.get("rating")
+    safety = record.get("safety")
     for field in ("rating", "safety"):
         if record.get(field) is not None:
             record.need(field)
-    needed = margins is not None and any(margins.values())
-    if margins is not None and needed and rating not in margins:
-        raise BadInput(record.where, f"rating {rating!r}", f"one of {', '.join(margins)}")
+    margin = 0.0
+    if margins is not None and any(margins.values()):  # where all are 0, nobody needs a rating
+        if rating not in margins:
+            raise BadInput(record.where, f"rating {rating!r}", f"one of {', '.join(margins)}")
+        margin = margins[rating]
     if safety is not None and safety not in SAFE:
         raise BadInput(record.where, f"safety {safety!r}", f"one of {', '.join(SAFE)}")
     both = [encode_dialog(tokenizer, conversation(record, field)).ids for field in ("chosen", "rejected")]
@@ -121,7 +123,6 @@ def encode_pair(record: Record, tokenizer: Tokenizer, seq_len: int, margins: Map
         raise BadInput(record.where, "chosen equal to rejected", "two different answers")
     if (longest := max(map(len, both))) > seq_len:
         raise BadInput(record.where, f"a conversation of {longest} tokens", f"at most {seq_len}")
-    margin = margins[rating] if margins is not None and needed and rating is not None else 0.0
     return Pair(both[0], both[1], margin, SAFE[safety] if safety else UNLABELLED, rating)
 
 

@@ -61,13 +61,14 @@ def unfit(sample: Sample) -> str | None:
 
 
 def fitness(samples: Sequence[Sample]) -> list[str | None]:
-    """`unfit` of each candidate of a prompt, and "duplicate" where an earlier one says the same."""
+    """`unfit` of each candidate of a prompt, and "duplicate" where an earlier one that is fit says the same."""
     said: set[str] = set()
     reasons = []
     for sample in samples:
-        again = sample["response"] in said
-        said.add(sample["response"])
-        reasons.append(unfit(sample) or ("duplicate" if again else None))
+        reason = unfit(sample) or ("duplicate" if sample["response"] in said else None)
+        if reason is None:
+            said.add(sample["response"])
+        reasons.append(reason)
     return reasons
 
 

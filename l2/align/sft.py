@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from l2.align.examples import Example, Examples
+from l2.files.errors import UsageError
 from l2.tokens.packing import Rows, evened, pack, row_positions
 from l2.train.compute import Sums
 from l2.train.loop import Micro
@@ -72,12 +73,17 @@ class FineTuning:
         seed: int,
         held_out: Mapping[str, Sequence[Example]] | None = None,
     ) -> None:
-        """`batch` rows a step, `micro` at once; held_out: at least one dialog of each source that is named."""
+        """`batch` rows a step, `micro` at once; held_out: at least one dialog of each source that is named.
+
+        Raises UsageError where the sources' epochs are so few that no dialog is read.
+        """
         self.sources, self.seq_len, self.batch_size, self.micro, self.seed = sources, seq_len, batch, micro, seed
         self._first = [0, *accumulate(len(source.examples) for source in sources)]
         lengths = np.concatenate([source.examples.lengths for source in sources])
         self._passes = [self._packed(lengths, number) for number in range(epochs)]
         self._ends = [0, *accumulate(map(len, self._passes))]
+        if not self.rows:
+            raise UsageError(f"--mix: so small a share of {len(lengths):,} dialogs that none is read")
         self._held_out = held_out or {}
 
     @property

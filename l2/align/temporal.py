@@ -32,7 +32,7 @@ def event_date(record: Record) -> datetime.date:
 
 def stated(day: datetime.date) -> str:
     """How a date is told to the model."""
-    return f"Date: {day:%m/%d/%Y}"
+    return f"Date: {day:%m/%d}/{day.year:04}"  # %Y alone would write the year 44 as 44
 
 
 def asked_on(record: Record, day: datetime.date) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2.eval.stamp import made, task_version
-from l2.files.errors import BadInput
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.tokens.shards import Shard
@@ -162,9 +162,12 @@ def measure_contamination(
 ) -> list[Contaminated]:
     """Each task among `records` (samples with prompt, task and result, see `_results`) against the shards.
 
-    Raises BadInput for a record without a prompt, and where some of a task's records have no result.
+    Raises BadInput for a record without a prompt, and where some of a task's records have no result; UsageError where
+    none of any has a result by `metric`.
     """
     scores = {task: _results(of, metric) for task, of in _by_task(records).items()}
+    if metric is not None and all(found is None for found, _ in scores.values()):
+        raise UsageError(f"no sample has the metric {metric!r}, as a field or among its scores")
     rows = tokenizer.encode_batch([verbalised(record) for record in records])
     found = shares(rows, shards, kept, on_progress)
     items = [

@@ -19,6 +19,8 @@ from l2.files.errors import L2Error
 
 HEADER = Path(__file__).with_name("scalars.h")  # what several sources include
 FLAGS = ["-std=gnu++17", "-O3", "-march=native", "-shared", "-fPIC"]
+# sums may be taken in any order, so that they can be vectorised; -ffast-math would also flush denormals in all of torch
+SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 
 
 def _processor() -> str:

@@ -22,6 +22,7 @@ from l2.generate.decoder import Decoder
 from l2.model.cache import KVCache
 from l2.model.config import ModelConfig
 from l2.model.transformer import LanguageModel
+from l2.train.order import mixed
 
 PREFILL = 2**14  # tokens of prompts read at once, with padding, unless one prompt alone has more: bounds the memory
 ADMIT = 0.25  # prompts enter when this share of the rows is free: prefilling one alone wastes the machine
@@ -64,20 +65,12 @@ def prompt_key(identity: str | int) -> int:
     return xxhash.xxh3_64_intdigest(str(identity).encode())
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al. 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
-    return mixed
-
-
 def uniform(seed: int, keys_B: np.ndarray, samples_B: np.ndarray, positions_B: np.ndarray) -> np.ndarray:
     """Uniform numbers [B] in [0, 1), a function of (seed, key, sample, position): no generator, no state."""
     state: np.ndarray = np.full(len(keys_B), seed & (2**64 - 1), np.uint64)
     for part in (keys_B, samples_B, positions_B):
-        state = _mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ part.astype(np.uint64)
-    return (_mix(state + np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+        state = mixed(state + np.uint64(0x9E3779B97F4A7C15)) ^ part.astype(np.uint64)
+    return (mixed(state + np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
 
 
 def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:

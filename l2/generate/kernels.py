@@ -16,14 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2.files.compiled import compiled
+from l2.files.compiled import SUMS, compiled
 from l2.model.config import ModelConfig
 
 SOURCE = Path(__file__).with_name("decode.cpp")
 SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
-# sums may be taken in any order, so that they can be vectorised; -ffast-math would also flush denormals in all of torch
-SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
-FLAGS = [*SUMS, "-fopenmp"]
 
 PAGE = 16  # decode.cpp
 COUNT, ASKED, HELD, PARENT = 1, 2, 3, 4  # columns of `spans_of`
@@ -141,7 +138,7 @@ def kernels(dtype: torch.dtype, head_dim: int, group: int) -> Kernels | None:
     if dtype not in SCALARS:
         return None
     shape = [f"-DSCALAR={SCALARS[dtype]}", f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}"]
-    library = compiled(SOURCE, [*FLAGS, *shape])
+    library = compiled(SOURCE, [*SUMS, "-fopenmp", *shape])
     return Kernels(library) if library else None
 
 

@@ -35,27 +35,10 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tu
     return tokens_BT.to(device), lengths_B.to(device)
 
 
-def chosen_logprobs(
-    model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Log-probability [N] of each target given its hidden state, and the entropy [N] there, both in nats, fp32.
-
-    Logits are divided by `temperature`. The logits [N, vocab] are computed CHUNK rows at a time.
-    """
-    logprobs, entropies = [], []
-    for hidden, targets in zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
-        log_probs = (model.head(hidden) / temperature).log_softmax(-1)
-        logprobs.append(log_probs.gather(1, targets[:, None]).squeeze(1))
-        entropies.append(-(log_probs.exp() * log_probs).sum(-1))
-    return torch.cat(logprobs), torch.cat(entropies)
-
-
-def token_logprobs(model: LanguageModel, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability [B, T - 1] of every token but the first, given those before it."""
-    hidden = model.hidden(tokens_BT)[:, :-1]
-    targets = tokens_BT[:, 1:]
-    logprobs, _ = chosen_logprobs(model, hidden.flatten(0, 1), targets.flatten(), temperature)
-    return logprobs.view_as(targets)
+def chosen_logprobs(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Log-probability [N], in nats, of each target given its hidden state [D]; logits stand CHUNK rows at a time."""
+    pieces = zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True)
+    return torch.cat([model.head(hidden).log_softmax(-1).gather(1, ids[:, None])[:, 0] for hidden, ids in pieces])
 
 
 def by_length(
@@ -226,7 +209,7 @@ def _read_padded(
         hidden_BTD = model.hidden(tokens_BT, begins_B[:, None] + at_T, cache=cache)
         asked_BT = (at_T >= first_B[:, None]) & (at_T < (first_B + counts_B)[:, None])
         wanted_BT = torch.arange(targets_BT.shape[1], device=model.device) < counts_B[:, None]
-        logprobs_N, _ = chosen_logprobs(model, hidden_BTD[asked_BT], targets_BT[wanted_BT])
+        logprobs_N = chosen_logprobs(model, hidden_BTD[asked_BT], targets_BT[wanted_BT])
         sums: list[float] = asked_BT.double().masked_scatter(asked_BT, logprobs_N.double()).sum(1).tolist()
         return sums
 

@@ -260,15 +260,16 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
     Weights cut into slices are gathered from all ranks, each of which must call this.
     """
-    tensors = {name: _whole(weight).detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    tensors = {name: whole(weight) for name, weight in model.state_dict().items()}
     if isinstance(model, LanguageModel) and model.config.tie_embeddings:
         del tensors["lm_head.weight"]
     return tensors
 
 
-def _whole(weight: Any) -> Tensor:
-    full: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-    return full
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, gathered from all ranks where it is cut into slices: every rank must call it."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.detach().cpu().contiguous()
 
 
 def shards_of(tensors: dict[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
@@ -290,13 +291,13 @@ def save_model(
     model: AnyModel,
     directory: str | Path,
     tokenizer: Tokenizer,
-    whole: dict[str, Tensor] | None = None,
+    weights: dict[str, Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint that transformers, vLLM and llama.cpp's converter load. Each file appears whole.
 
-    whole: `model_tensors(model)`, where they are known already. Weights of more than `shard_bytes` are cut into several
-    files, which an index names once all of them are there.
+    weights: `model_tensors(model)`, where they are known already. What takes more than `shard_bytes` is cut into
+    several files, which an index names once all of them are there.
     """
     directory = Path(directory)
     scalar = isinstance(model, ScalarModel)
@@ -306,7 +307,7 @@ def save_model(
     save_tokenizer(tokenizer, directory)
     if not scalar:
         write_atomic(directory / "generation_config.json", orjson.dumps(generation, option=orjson.OPT_INDENT_2))
-    shards = shards_of(model_tensors(model) if whole is None else whole, shard_bytes)
+    shards = shards_of(model_tensors(model) if weights is None else weights, shard_bytes)
     for name, tensors in shards.items():
         with atomic_file(directory / name) as file:
             write_tensors(tensors, file.name)

@@ -137,7 +137,10 @@ def _joined(parts: list[Tensor], weight: Weight, full: tuple[int, ...], where: s
     axis = weight.axis
     if weight.meta.startswith("tok_embeddings") and parts[0].shape[1] == full[1]:
         axis = 0
-    whole = parts[0] if axis is None else torch.cat(parts, dim=axis)
+    try:
+        whole = parts[0] if axis is None else torch.cat(parts, dim=axis)
+    except (RuntimeError, IndexError) as error:
+        raise BadInput(where, f"parts of {weight.meta} that don't fit together ({error})", f"{list(full)}") from None
     if tuple(whole.shape) != full:
         raise BadInput(where, f"{weight.meta} of shape {list(whole.shape)}", f"{list(full)}, as {PARAMS} says")
     return whole
@@ -149,8 +152,8 @@ def _open_part(path: Path) -> dict[str, Tensor]:
     except (UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(str(path), f"no file of weights alone ({reason})", "one of Meta's .pth files") from None
-    if not isinstance(part, dict):
-        raise BadInput(str(path), f"a {type(part).__name__}", "weights by name")
+    if not isinstance(part, dict) or not all(isinstance(weight, Tensor) for weight in part.values()):
+        raise BadInput(str(path), "something else than weights by name", "one of Meta's .pth files")
     return part
 
 
@@ -159,9 +162,9 @@ def _meta_config(directory: Path, parts: list[dict[str, Tensor]], max_seq_len: i
     where = str(directory / PARAMS)
     if params.get("use_scaled_rope"):
         raise BadInput(where, "use_scaled_rope = true", "plain rotary embeddings")
-    for part in parts:
-        if missing := {"tok_embeddings.weight", "output.weight", "layers.0.feed_forward.w1.weight"} - part.keys():
-            raise BadInput(str(directory), f"no weight {min(missing)!r} in a part", "the weights of a Llama")
+    for name in ("layers.0.feed_forward.w1.weight", "output.weight", "tok_embeddings.weight"):
+        if not all(name in part and part[name].dim() == 2 for part in parts):
+            raise BadInput(str(directory), f"no matrix {name!r} in a part", "the weights of a Llama")
     embedding = parts[0]["tok_embeddings.weight"]
     words = sum(part["tok_embeddings.weight"].shape[0] for part in parts)
     dim, heads = size_of(params, "dim", where), size_of(params, "n_heads", where)
@@ -213,7 +216,9 @@ def read_meta(directory: str | Path, *, max_seq_len: int = 4096) -> LanguageMode
 
 
 def _refuse(config: ModelConfig, to: str, **needed: Any) -> None:
-    """Raises UsageError for a field that the other layout has no room for."""
+    """Raises UsageError for a field that the other layout has no room for, and for a model without layers."""
+    if not config.n_layers:
+        raise UsageError(f"--to {to}: the model has no layers; that layout needs one at least")
     for field, value in (needed | {"head_dim": config.dim // config.n_heads, "rope_scaling": None}).items():
         if getattr(config, field) != value:
             found = getattr(config, field)

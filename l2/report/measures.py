@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import hypot
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from l2.eval.benchmarks.suite import averages
 from l2.eval.history import ASKED, asked_of
 from l2.eval.metrics import Estimate, mean
 from l2.files.jsonl import Record
-from l2.report.form import Answers, Block, Figure, Series, Table, Text, change, estimate, interval
+from l2.report.form import Answers, Block, Figure, Series, Table, Text, change, estimate, interval, within
 from l2.report.gather import Found, Run
 from l2.report.paper import BENCHMARKS, HEADLINES, MEANS, RECALLED, SIZES, benchmark
 
@@ -308,15 +309,19 @@ def _day(row: Mapping[str, Any]) -> float | None:
 
 
 def claims(found: Found) -> list[Block]:
-    """The paper's claims, what was measured of each, and the verdict."""
+    """The paper's claims by subject: what was measured of each, and the verdict."""
     if not found.claims:
         return []
-    rows = [[_said(row, "claim"), _said(row, "paper"), _measured(row), _said(row, "verdict")] for row in found.claims]
-    counts = ", ".join(
-        f"{sum(row[-1] == verdict for row in rows)} {verdict}" for verdict in dict.fromkeys(row[-1] for row in rows)
-    )
+    verdicts = Counter(_said(claim, "verdict") for claim in found.claims)
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
+    subjects: dict[str, list[list[str]]] = {}
+    for claim in found.claims:
+        cells = [_said(claim, "claim"), _said(claim, "paper"), _measured(claim), _said(claim, "verdict")]
+        subjects.setdefault(str(claim.get("subject", "The paper's claims at this size")), []).append(cells)
     header = ["claim", "paper", "measured", "verdict"]
-    return [Text(f"{len(rows)} claims: {counts}."), Table("The paper's claims at this size", header, rows)]
+    tables = [Table(subject, header, rows) for subject, rows in subjects.items()]
+    reach = " ±: the 90 % interval of the mean over seeds." if any("high" in claim for claim in found.claims) else ""
+    return [Text(f"{len(found.claims)} claims: {counts}.{reach}"), *tables]
 
 
 def _said(row: Mapping[str, Any], name: str) -> str:
@@ -324,15 +329,16 @@ def _said(row: Mapping[str, Any], name: str) -> str:
     return "–" if value is None else value if isinstance(value, str) else f"{value:g}" if _real(value) else str(value)
 
 
-def _measured(row: Mapping[str, Any]) -> str:
-    value, error = row.get("measured"), row.get("stderr")
+def _measured(claim: Mapping[str, Any]) -> str:
+    """The number with its 90 % interval, or else its standard error, and what it is of."""
+    value, high, error = (claim.get(name) for name in ("measured", "high", "stderr"))
     if not _real(value):
-        return _said(row, "measured")
-    assert isinstance(value, (int, float))
-    return estimate(value, float(error) if _real(error) and error is not None else None)
+        return _said(claim, "measured")
+    number = within(value, high - value) if _real(high) else estimate(value, error if _real(error) else None)
+    return number + (f" ({claim['what']})" if claim.get("what") else "")
 
 
-def _real(value: Any) -> bool:
+def _real(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from textwrap import indent, wrap
 
-from l2.eval.tables import aligned
+from l2.files.columns import aligned
 from l2.report.form import Answers, Block, Figure, Node, Report, Series, Table, Text, Tree, compact
 
 WIDTH = 100  # columns

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from l2.model.checkpoint import AnyModel
 from l2.model.transformer import Attention, Block, SwiGLU, Where
-from l2.train.fused import fuse, library
+from l2.train.fused import fuse
 from l2.train.ranks import share_out
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Compute(nn.Module):
         self.objective = objective
         memo = {id(w): w for w in model.parameters()} if dtype == model.dtype else {}
         self.model = model if mesh is not None else deepcopy(model, memo).to(dtype)
-        if fusing and not compiled and model.device.type == "cpu" and library(dtype) is not None:
-            fuse(self.model)
+        if fusing and not compiled:
+            fuse(self.model, dtype)
         recompute_layers(self.model, recompute)
         if compiled:
             self.model.model.register_forward_pre_hook(_build_mask)

@@ -12,20 +12,20 @@ import ctypes
 import functools
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l2.files.compiled import compiled
+from l2.files.compiled import SUMS, compiled
 from l2.model.checkpoint import AnyModel
 from l2.model.transformer import Attention, LanguageModel, Linear, RMSNorm, SwiGLU, Where
 
+M = TypeVar("M", bound=AnyModel)
+
 SOURCE = Path(__file__).with_name("fused.cpp")
 SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
-# sums may be taken in any order, so that they can be vectorised; -ffast-math would also flush denormals in all of torch
-SUMS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 
 POINTER, SIZE, INT, FLOAT = c_void_p, c_int64, c_int, c_float
 ARGUMENTS = {
@@ -199,8 +199,13 @@ class FusedLanguageModel(LanguageModel):
     """A LanguageModel whose losses are fused, see `cross_entropy`."""
 
 
-def fuse(model: AnyModel) -> None:
-    """Let `model` compute with fused.cpp from now on."""
+def fuse(model: M, dtype: torch.dtype | None = None) -> M:
+    """`model` itself, which computes with fused.cpp from now on, on a CPU where that can be compiled.
+
+    dtype: in which it computes, where that is another than its weights' (those that FSDP or `gathered` cast).
+    """
+    if model.device.type != "cpu" or library(dtype or model.dtype) is None:
+        return model
     kinds = {
         Linear: FusedLinear,
         RMSNorm: FusedNorm,
@@ -210,6 +215,7 @@ def fuse(model: AnyModel) -> None:
     }
     for module in model.modules():
         module.__class__ = kinds.get(type(module), type(module))  # type: ignore[assignment]
+    return model
 
 
 def cross_entropy(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from l2.files.errors import L2Error
-from l2.train.ranks import slice_like, whole
+from l2.model.checkpoint import whole
+from l2.train.ranks import slice_like
 
 
 def adamw(model: nn.Module, *, weight_decay: float = 0.1) -> torch.optim.AdamW:
@@ -34,8 +35,7 @@ def take_step(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], lr: f
 
 def clip_gradients(weights: Iterable[Tensor], lr: float, clip: float) -> float:
     """Clip the gradients to norm `clip`; returns the norm before. Raises L2Error for gradients that are no numbers."""
-    found = nn.utils.clip_grad_norm_(weights, clip)
-    norm = float(found.full_tensor() if hasattr(found, "full_tensor") else found)
+    norm = float(whole(nn.utils.clip_grad_norm_(weights, clip)))
     if not math.isfinite(norm):
         raise L2Error(f"the norm of the gradients is {norm}: training has diverged; try a lower --lr (now {lr:g})")
     return norm

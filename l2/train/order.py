@@ -22,8 +22,8 @@ def _keys(seed: int, number: int, kind: int) -> np.ndarray:
     return random.integers(2**64, size=ROUNDS, dtype=np.uint64)
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finalizer: every bit of the result depends on every bit of x."""
+def mixed(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finalizer (Steele et al. 2014): every bit of the result depends on every bit of x, uint64 [N]."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))
@@ -42,7 +42,7 @@ def shuffled(places: np.ndarray, items: int, seed: int, number: int, kind: int =
     while out.any():
         left, right = x[out] >> half, x[out] & low
         for key in keys:
-            left, right = right, left ^ (_mixed(right + key) & low)
+            left, right = right, left ^ (mixed(right + key) & low)
         x[out] = (left << half) | right
         out = x >= items
     return x.astype(np.int64)

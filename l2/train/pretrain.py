@@ -32,14 +32,10 @@ def token_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> 
     More than CHUNK rows are computed chunk by chunk and again in the backward pass, so that the logits
     [N, vocab] never stand in memory whole.
     """
-
-    def chunk_losses(hidden: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(model, hidden, targets)
-
     if len(hidden_ND) <= CHUNK:
-        return chunk_losses(hidden_ND, targets_N)
+        return cross_entropy(model, hidden_ND, targets_N)
     pieces = zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True)
-    return torch.cat([checkpoint(chunk_losses, *piece, use_reentrant=False) for piece in pieces])
+    return torch.cat([checkpoint(cross_entropy, model, *piece, use_reentrant=False) for piece in pieces])
 
 
 def measured_losses(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -169,12 +169,6 @@ def share_out(compute: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh,
     fully_shard(compute, mesh=mesh, mp_policy=policy)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, gathered from all ranks where it is cut: every rank must call it."""
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return full.detach().cpu().contiguous()
-
-
 def slice_like(tensor: Tensor, like: Tensor) -> Tensor:
     """What this rank holds of a whole `tensor` that is cut as `like` is; the tensor itself where that is not cut."""
     from torch.distributed.tensor import DTensor, distribute_tensor

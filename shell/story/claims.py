@@ -24,6 +24,7 @@ from table import estimate
 from l2.files.atomic import write_atomic
 from l2.files.errors import L2Error
 from l2.files.jsonl import write_records
+from l2.report.form import within
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "can't tell at this size"
 # Student's t at 95 % of two seeds, three and so on to ten; of more, that of ten (wider than need be).
@@ -94,8 +95,11 @@ HEADER = ("claim", "paper", "measured here", "verdict")
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What a table shows of a claim."""
-    reach = "" if row["high"] is None else f" ± {row['high'] - row['measured']:.2g}"
-    number = "not measured" if row["measured"] is None else f"{row['measured']:+.3g}{reach}"
+    measured, high = row["measured"], row["high"]
+    if measured is None:
+        number = "not measured"
+    else:
+        number = f"{measured:+.3g}" if high is None else within(measured, high - measured)
     return row["claim"], row["paper"], f"{number} ({row['what']})", row["verdict"].removesuffix(" at this size")
 
 

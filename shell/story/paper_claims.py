@@ -207,7 +207,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
         ),
         Claim(
             "Larger reward models are better", "Figure 6",
-            "accuracy, width 128 less 32", lambda s: s.scaled(1, 1) - s.scaled(0, 1),
+            "accuracy, of a model four times as wide", lambda s: s.scaled(1, 1) - s.scaled(0, 1),
         ),
         Claim(
             "More preferences are better", "Figure 6",

@@ -71,6 +71,8 @@ def test_what_can_not_be_chosen():
     assert unfit(sample() | {"tokens": rounds[:15]}) is None  # too short to tell
     assert unfit(sample() | {"tokens": [*range(100, 112), *rounds[:8]]}) is None
     assert fitness([sample("a"), sample("b"), sample("a"), sample("")]) == [None, None, "duplicate", "empty"]
+    # what was cut off is not there to be chosen, and does not speak against a whole answer with the same words
+    assert fitness([sample("a", "length"), sample("a"), sample("a")]) == ["truncated", None, "duplicate"]
 
 
 def test_the_best_fit_answer_wins_and_the_first_of_equals():

@@ -45,6 +45,7 @@ def test_the_answer_follows_the_date():
     assert answer_on(fact, DAY(2009, 1, 19)) == "He is not president."
     assert answer_on(Record(MOON), DAY(1969, 1, 1)) == NOT_YET
     assert asked_on(fact, DAY(2023, 1, 2))[0] == {"role": "system", "content": "Date: 01/02/2023"}
+    assert asked_on(fact, DAY(44, 3, 15))[0] == {"role": "system", "content": "Date: 03/15/0044"}
 
 
 @given(st.dates(), st.dates())

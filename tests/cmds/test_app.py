@@ -59,6 +59,8 @@ def test_unknown_commands_and_options_are_usage_errors():
     for argv in (["pretrain", "--no-such"], ["pretrain"], ["sft", "--model", "x", "--out", "y", "--data"]):
         done = l2(*argv)
         assert done.returncode == 2 and "Traceback" not in done.stderr
+    chosen = l2("gatt-build", "--model", "x", "--loss", "none").stderr
+    assert chosen.endswith("Invalid value for '--loss': 'none' is not one of 'last', 'all-sampled'.\n")
     assert "did you mean pretrain?" in l2("pretrian").stderr
     assert "did you mean tok-train or pretrain or rm-train?" in l2("train").stderr
 

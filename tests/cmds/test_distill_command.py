@@ -67,6 +67,9 @@ def test_each_failure_is_one_sentence(model_dir, rm_dir, tmp_path, capsys):
     assert main([*argv, str(model_dir)]) == 65
     assert "found a language model; expected a reward model" in capsys.readouterr().err
     assert main([*argv, str(rm_dir), "-o", "x", "--all", "x"]) == 2
+    write_records(tmp_path / "asked.jsonl", [{"prompt": "tea", "category": "illicit"}])
+    assert main(["distill-build", str(tmp_path / "asked.jsonl"), *argv[2:], str(rm_dir)]) == 65
+    assert "asked.jsonl:1 under its pre-prompt: found a prompt of" in capsys.readouterr().err
     write_records(tmp_path / "own.jsonl", [{"preprompt": "[INST]"}])
     assert main([*argv, str(rm_dir), "--preprompts", str(tmp_path / "own.jsonl")]) == 65
     assert "own.jsonl:1: found the tag [INST]" in capsys.readouterr().err

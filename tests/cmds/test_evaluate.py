@@ -147,5 +147,7 @@ def test_gatt_build_makes_dialogs_for_sft(sailor, tokenizer, tmp_path, capsys):
         learned = example.ids[example.learn].tolist()
         assert tokenizer.decode(learned).strip() == "Ahoy cat"
     assert main([*argv, "-o", "x", "--rejects", "x"]) == 2
+    assert main([*argv, "--max-new-tokens", "999"]) == 1
+    assert "(context 4)" in (told := capsys.readouterr().err) and "where they leave the context a smaller one" in told
     bad = write(tmp_path / "bad.jsonl", {"short": "x"})
     assert main(["gatt-build", data, "--model", str(sailor), "--constraints", bad]) == 65

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +127,21 @@ def test_the_chat_format_is_what_the_model_sees(l2, tokenizer, tmp_path):
     (sample,) = lines(out)
     assert sample["response"] == "a dog" and sample["finish"] == "stop" and sample["tokens"][-1] == 2
     assert sample["logprob"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_file_that_cannot_be_written_ends_no_chat(chatty, tmp_path, monkeypatch, capsys):
+    typed = iter(["tea", f"/save {tmp_path}", f"/save {tmp_path}/said.jsonl"])
+
+    def type_one(prompt: str) -> str:
+        for line in typed:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", type_one)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert main(["chat", "--model", str(chatty), "--max-new-tokens", "3"]) == 0
+    assert f"/save {tmp_path}: can't be written (Is a directory)" in capsys.readouterr().err
+    assert lines((tmp_path / "said.jsonl").read_text())[0]["messages"][0] == {"role": "user", "content": "tea"}
 
 
 def test_scores_are_those_of_the_tokens_that_were_drawn(l2, chatty, prompts, judge, tokenizer, tmp_path):
@@ -323,13 +339,42 @@ def test_what_they_refuse(l2, chatty, prompts, judge, stranger, tmp_path):
         (["rs-sample", "--model", chatty], ends, 2, "give one --rm DIR, or two"),
         ([*rs, "--rm", f"tone={judge}"], ends, 2, "give one --rm DIR, or two"),
         (["rs-sample", "--model", chatty, "--rm", stranger, prompts], "", 2, "another tokenizer than the model"),
-        ([*rs, prompts, "--all", kept], "", 2, "--curve and --rejects must differ"),
+        ([*rs, prompts, "--all", kept], "", 2, "--output and --all are both"),
         ([*rs, prompts, "--pool", pool], "", 65, f"{pool}:1: found another prompt under the id 'p0'"),
         ([*rs, prompts, "-k", 1, "--max-new-tokens", 1], "", 1, "no prompt got an answer"),
     ):  # fmt: skip
         got, out, err = l2(*argv, "--quiet", "-o", kept, stdin=stdin)
         assert (got, out) == (status, "") and words in err and err.count("\n") == 1, err
         assert kept.read_text() == "old\n"
+
+
+@pytest.fixture
+def cramped(tokenizer, tmp_path) -> Path:
+    """A reward model whose tokenizer knows more pieces than the model."""
+    path = tmp_path / "cramped"
+    save_model(scalar_from(new_model(small_config(tokenizer.vocab_size - 1))), path, tokenizer)
+    return path
+
+
+def test_a_vocabulary_that_is_too_small_is_told(l2, chatty, prompts, cramped):
+    for argv in (["score"], ["rs-sample", "--model", chatty]):
+        status, out, err = l2(*argv, prompts, "--rm", cramped, "--quiet")
+        assert (status, out) == (65, "") and "found a tokenizer of 380 pieces; expected at most 379" in err
+
+
+@pytest.mark.parametrize("command", ["generate", "rs-sample", "distill-build", "gatt-build", "temporal-build"])
+def test_no_output_takes_the_place_of_an_input(command, l2, tmp_path):
+    """However the same file is written; but a device takes everything, and any number of times."""
+    data, out = tmp_path / "data.jsonl", tmp_path / "sub" / ".." / "data.jsonl"
+    data.write_text('{"prompt": "a"}\n')
+    (tmp_path / "sub").mkdir()
+    model = {"temporal-build": []}.get(command, ["--model", tmp_path / "none"])
+    argv = [command, data, *model, *(["--rm", "rm"] if command == "distill-build" else [])]
+    assert l2(*argv, "-o", out) == (2, "", f"l2 {command}: --output {out} is an input too; choose another name\n")
+    if command not in ("generate", "temporal-build"):
+        assert "--output and --rejects are both x" in l2(*argv, "-o", "x", "--rejects", "x")[2]
+        _, _, told = l2(*argv, "-o", "/dev/null", "--rejects", "/dev/null")
+        assert "/dev/null" not in told and "--rejects" not in told
 
 
 def test_bfloat16_when_asked_and_float32_otherwise(l2, chatty, prompts, monkeypatch):

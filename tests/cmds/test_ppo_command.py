@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from cmds.app import main
 from l2.model.checkpoint import load_language_model, load_model, new_model, save_model
 from l2.model.transformer import ScalarModel
-from l2.tokens.tokenizer import Tokenizer, train_tokenizer
+from l2.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from tests.conftest import WORDS, sentences, small_config
 
 
@@ -185,7 +185,8 @@ def test_the_selftest_needs_nothing_and_its_verdict_is_the_exit_status(capsys, m
 
 def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys):
     """One sentence each, with the right status, before anything is computed."""
-    long, torn = tmp_path / "long.jsonl", tmp_path / "torn.jsonl"
+    long, torn, cramped = tmp_path / "long.jsonl", tmp_path / "torn.jsonl", tmp_path / "cramped"
+    save_model(new_model(small_config(379)), cramped, load_tokenizer(model_dir))
     long.write_text(json.dumps({"prompt": "bread and tea " * 30}) + "\n")
     torn.write_text('{"prompt": "a"}\n{"prompt": \n')
     ends = tmp_path / "ends.jsonl"
@@ -209,6 +210,7 @@ def test_what_it_refuses(tmp_path, model_dir, rm_dir, stranger, prompts, capsys)
         (refused(rm=model_dir), 65, "found a language model; expected a reward model"),
         (refused(model=rm_dir), 65, "found a reward model; expected a language model"),
         (refused(model=stranger), 65, "found a tokenizer of SHA-256"),
+        (refused(model=cramped), 65, "found a tokenizer of 380 pieces; expected at most 379"),
         (refused(data=long), 65, f"{long}:1: found a prompt of"),
         (refused(data=torn), 65, f"{torn}:2: found no valid JSON"),
         (refused(data=ends), 65, f"{ends}:1: found a prompt that ends with the assistant"),

@@ -52,6 +52,9 @@ def test_a_mix_and_what_it_needs(base, tmp_path, capsys):
     capsys.readouterr()
     assert main([*argv, "--mix", "gatt=2", "--out", str(tmp_path / "x")]) == 2
     assert "chat.jsonl matches none of gatt" in capsys.readouterr().err
+    assert main([*argv, "--mix", "*=0.01", "--out", str(tmp_path / "x")]) == 2
+    assert "so small a share of 13 dialogs that none is read" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def _tokens(directory: Path) -> int:

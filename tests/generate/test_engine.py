@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from l2.files.errors import L2Error, UsageError
 from l2.generate import scoring
-from l2.generate.engine import Sampling, _mix, draw, generate, nucleus, prompt_key, uniform
-from l2.generate.scoring import last_scores, loglikelihood, token_logprobs
+from l2.generate.engine import Sampling, draw, generate, nucleus, prompt_key, uniform
+from l2.generate.scoring import chosen_logprobs, last_scores, loglikelihood
 from l2.model.checkpoint import new_model, save_model, scalar_from
 from l2.model.transformer import LanguageModel
+from l2.train.order import mixed
 from tests.conftest import small_config
 
 MASK = 2**64 - 1
@@ -66,7 +67,7 @@ def test_uniform_is_its_definition_and_uniform():
 def test_mixing_is_splitmix64():
     """The first numbers of the published generator from seed 0 (Vigna's splitmix64.c)."""
     counter = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    assert _mix(counter).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert mixed(counter).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 @pytest.mark.parametrize("part", ["seed", "key", "sample", "position"])
@@ -188,6 +189,11 @@ def test_a_draw_depends_on_seed_prompt_sample_and_position_alone():
     assert [a[0].tokens for a in other] != [a[0].tokens for a in all_at_once]
 
 
+def token_logprobs(model: LanguageModel, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Log-probability [B, T - 1] of every token but the first, by the transformer and torch alone."""
+    return model(tokens_BT)[:, :-1].log_softmax(-1).gather(2, tokens_BT[:, 1:, None])[..., 0]
+
+
 def test_what_was_sampled_is_what_is_scored():
     """Sampler = scorer: the log-probabilities of the draw are those of a forward pass over the whole row."""
     model = lively(1)
@@ -235,21 +241,18 @@ def test_the_model_may_be_trained_after_it_has_written():
     model = lively().train()
     ((answer,),) = generate(model, [[1, 5]], [0], Sampling(max_new_tokens=4))
     assert model.training and not torch.is_inference_mode_enabled()
-    token_logprobs(model, torch.tensor([[1, 5, *answer.tokens]]), temperature=0.7).sum().backward()
+    token_logprobs(model, torch.tensor([[1, 5, *answer.tokens]])).sum().backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
 
 
 def test_chunks_of_rows_change_nothing(monkeypatch):
     model = lively()
     rows = torch.randint(3, 60, (4, 9), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(scoring, "CHUNK", 5)
     with torch.no_grad():
-        whole = (model(rows)[:, :-1] / 0.7).log_softmax(-1)
-        expected = whole.gather(2, rows[:, 1:, None])[..., 0]
-        monkeypatch.setattr(scoring, "CHUNK", 5)
-        torch.testing.assert_close(token_logprobs(model, rows, 0.7), expected, atol=1e-5, rtol=0)
         hidden = model.hidden(rows)[:, :-1].flatten(0, 1)
-        _, entropy = scoring.chosen_logprobs(model, hidden, rows[:, 1:].flatten(), 0.7)
-    torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=whole).entropy().flatten())
+        found = chosen_logprobs(model, hidden, rows[:, 1:].flatten())
+        torch.testing.assert_close(found, token_logprobs(model, rows).flatten(), atol=1e-5, rtol=0)
 
 
 def listen(monkeypatch) -> list[int]:

@@ -192,6 +192,9 @@ def test_what_a_layout_cannot_hold_is_refused_by_name(changes, field, tokenizer,
         write_llama2c(new_model(small_config(norm_eps=1e-6)), tmp_path / "m.bin")
     with pytest.raises(UsageError, match="--parts 3"):
         write_meta(new_model(small_config()), tmp_path, tokenizer, parts=3)
+    for write in (lambda model: write_meta(model, tmp_path, tokenizer), lambda m: write_llama2c(m, tmp_path / "m.bin")):
+        with pytest.raises(UsageError, match="the model has no layers"):
+            write(new_model(small_config(n_layers=0)))
 
 
 def test_broken_files_of_meta(tokenizer, tmp_path):
@@ -225,6 +228,16 @@ def test_broken_files_of_meta(tokenizer, tmp_path):
         (tmp_path / "params.json").write_text(json.dumps(params | wrong))
         with pytest.raises(BadInput, match=told):
             read_meta(tmp_path)
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    for weight, other, told in (
+        ("tok_embeddings", 3, "found something else than weights by name"),
+        ("tok_embeddings", torch.zeros(5), "no matrix 'tok_embeddings.weight'"),
+        ("layers.0.feed_forward.w1", torch.tensor(1.0), "no matrix 'layers.0.feed_forward.w1.weight'"),
+        ("layers.0.attention.wo", torch.zeros(4), r"parts of layers.0.attention.wo.weight that don't fit together"),
+    ):
+        torch.save(whole | {f"{weight}.weight": other}, path)
+        with pytest.raises(BadInput, match=told):
+            read_meta(tmp_path)
     path.write_bytes(b"not a zip")
     with pytest.raises(BadInput, match="no file of weights alone"):
         read_meta(tmp_path)
@@ -243,6 +256,9 @@ def test_the_command_there_and_back(model_dir, tmp_path, capfd):
     assert (tmp_path / "tokenizer.bin").exists()
     assert main(["convert", str(model_dir), str(meta), "--to", "meta"]) == 2
     assert "exists" in capfd.readouterr().err
+    for option, told in ((["--parts", "2"], "is for --to meta"), (["--context", "9"], "is for Meta's files")):
+        assert main(["convert", str(model_dir), str(tmp_path / "x"), "--to", "hf", *option]) == 2
+        assert told in capfd.readouterr().err
 
 
 def test_what_does_not_prove_itself_is_not_left_behind(model_dir, tmp_path, capfd, monkeypatch):

@@ -195,6 +195,27 @@ def test_the_text_is_whole_and_harmless(world):
     assert all(len(line) < 200 for line in text.splitlines())
 
 
+def test_claims_are_told_by_subject_with_their_interval_and_what_was_measured(tmp_path):
+    said = {"paper": "Table 18", "stderr": 0.5, "what": "bits per byte, %", "verdict": "holds"}
+    found = [
+        said | {"claim": "one", "subject": "Pretraining", "measured": -0.0329, "high": 1.57},
+        said | {"claim": "two", "subject": "Safety", "measured": -25.63, "high": -12.6, "verdict": "does not hold"},
+        said | {"claim": "three", "subject": "Pretraining", "measured": 0.00682, "high": 0.01042},
+        said | {"claim": "four", "subject": "Safety", "measured": 2.0, "high": 2.0},  # every seed said the same
+        said | {"claim": "five", "subject": "Safety", "measured": None, "high": None},
+    ]
+    (tmp_path / "claims.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (section,) = (s for s in tell(gather([tmp_path]), [tmp_path]).sections if s.title == "Claims")
+    told, pretraining, safety = section.blocks
+    assert told.text == "5 claims: 4 holds, 1 does not hold. ±: the 90 % interval of the mean over seeds."
+    assert (pretraining.caption, safety.caption) == ("Pretraining", "Safety")
+    shown = [row[2] for row in (*pretraining.rows, *safety.rows)]
+    assert shown == [
+        "+0.0 ± 1.6 (bits per byte, %)", "+0.0068 ± 0.0036 (bits per byte, %)",
+        "-26 ± 13 (bits per byte, %)", "+2.000 ± 0.000 (bits per byte, %)", "–",
+    ]  # fmt: skip
+
+
 def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(L2Error, match="no runs"):
         gather([tmp_path])

@@ -82,7 +82,7 @@ def test_a_claim_is_a_row_of_the_report_and_of_the_tables():
         "stderr": pytest.approx(1 / math.sqrt(3), abs=1e-6), "low": pytest.approx(4 - 1.6859, abs=1e-4),
         "high": pytest.approx(4 + 1.6859, abs=1e-4), "verdict": HOLDS, "seeds": 3, "telling": True,
     }  # fmt: skip
-    line = "| More is more | Figure 0 | +4 ± 1.7 (pieces) | holds |"
+    line = "| More is more | Figure 0 | +4.0 ± 1.7 (pieces) | holds |"
     silent = row | {"claim": "Less is less", "subject": "Others", "verdict": FAILS, "telling": False}
     assert line in brief([row, silent]).splitlines() and "Less is less" not in brief([row, silent])
     assert "| **all** | 1 | 1 | 0 |" in brief([row, silent]) and "| Others | 0 | 1 | 0 |" in brief([row, silent])
