@@ -41,7 +41,7 @@ def survey(
     console = Console("survey", quiet)
     samples = list(read_records(files or ()))
     groups = []
-    for group in surveyed(samples, load_toxicity(toxicity or str(OWN_WORDS)), by.split(",")):
+    for group in surveyed(samples, load_toxicity(toxicity or str(OWN_WORDS)), list(filter(None, by.split(",")))):
         groups.append(group)
         named = ", ".join(f"{field} {plain(str(key))}" for field, key in group.keys.items())
         console.say(f"{named or 'all'}, {len(group.samples):,} samples\n{metric_table(group.metrics)}")

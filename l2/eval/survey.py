@@ -85,8 +85,13 @@ def survey(samples: Sequence[Record], toxicity: Toxicity | None = None, by: Sequ
     """Each group of samples, in order, measured; `by` are the fields that part them.
 
     The low tail is that of the first model's samples among those of the same category. Raises BadInput for a record
-    without a response.
+    without a response, and for a field but those of BY that no sample has.
     """
+    for field in by:
+        if field not in BY and not any(field in sample for sample in samples):
+            raise BadInput(
+                samples[0].where, f"fields {', '.join(sorted(samples[0]))}", f"a field {field!r}, as of --by"
+            )
     for sample in samples:
         if not isinstance(sample.get("response"), str):
             raise BadInput(sample.where, f"fields {', '.join(sorted(sample))}", "a sample: a prompt with its response")

@@ -93,6 +93,11 @@ def test_a_reward_far_out_is_no_overflow():
     assert group.metrics["score/helpful"].value == 0.5
 
 
+def test_a_field_that_no_sample_has_parts_nothing():
+    with pytest.raises(BadInput, match="a field 'modle'"):
+        next(survey([sample("m", 0, "Yes.", 0.0)], by=["modle"]))
+
+
 def test_what_is_no_sample_is_named():
     for fields, message in (
         ({"rewards": 3}, "a number by each"),
