@@ -110,7 +110,7 @@ def test_the_papers_two_mixes():
         mixed([Record({}, "p:1")], "safe", 0)
     with pytest.raises(UsageError, match="no pair of kind helpful of your own"):
         mixed(list(pairs_of(helpful_hh=3)), "helpful", 0)
-    with pytest.raises(UsageError, match="no pair of kind safe$"):  # which may be anybody's
+    with pytest.raises(UsageError, match=r"no pair of kind safe$"):  # which may be anybody's
         mixed(list(pairs_of(helpful_hh=3)), "safe", 0)
     with pytest.raises(UsageError, match="choose helpful or safe"):
         mixed(few, "harmless", 0)
