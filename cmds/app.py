@@ -205,8 +205,17 @@ def exit_status(end: SystemExit) -> int:
     return code if isinstance(code, int) else int(code is not None)
 
 
+def end_tidily(number: int, frame: object) -> None:
+    """For signals that would end us in the middle: as after Ctrl-C, what is half made is removed first."""
+    raise SystemExit(128 + number)
+
+
 def entry() -> None:
     """The console script."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # a rank may wait for others in C++ where no handler is called
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+                signal.signal(number, end_tidily)
     # Closed by whoever started us: nothing comes in, and nobody is told. Results must not be lost like that.
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

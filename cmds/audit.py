@@ -72,7 +72,8 @@ def audit(
 
     if rejects == "-":
         raise UsageError("--rejects -: the report goes there")
-    check_outputs(files or (), {"--json": json, "--rejects": rejects})
+    beside = [path for path in (lid_model, descriptors) if path is not None]
+    check_outputs([*(files or ()), *beside], {"--json": json, "--rejects": rejects})
     console = Console("audit", quiet)
     if preferences:
         if descriptors or toxicity or lid_model or jobs > 1:

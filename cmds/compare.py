@@ -71,6 +71,8 @@ def compare(
     from l2.files.jsonl import append_records, check_outputs, read_records, write_records
 
     automatic = _is_automatic(rm, judge, endpoint, a, b, files)
+    if tie_margin and not rm:
+        raise UsageError("--tie-margin is of --rm: other judges say themselves what a tie is")
     inputs = [path for path in (a, b, *(files or ())) if path is not None]
     check_outputs(inputs, {"--output": output, "--samples": samples, "--append": append})
     console = Console("compare", quiet)

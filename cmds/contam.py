@@ -90,7 +90,7 @@ def contam(
 
 def _tell(console: Console, found: Contaminated) -> None:
     """One task's table, as Table 51 has it."""
-    from l2.eval.tables import aligned
+    from l2.files.columns import aligned
 
     console.say(f"{found.task}: {len(found.items):,} samples")
     rows = [["L", "", "share %", "n", "score", "of all", "Z"]]

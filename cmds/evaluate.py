@@ -85,7 +85,7 @@ def evaluate(
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", min=1, help="Longest answer.", show_default="the protocol's; 256"),
+        typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.", show_default="the protocol's; 256"),
     ] = None,
     batch_size: BatchSize = 32,
     endpoint: Endpoint = None,
@@ -105,7 +105,8 @@ def evaluate(
     exact match of greedy answers. prompt, chosen, rejected: a reward model's accuracy, by rating, safety
     and source too, calibration, unsafe recall, and what predicts as well. prompt alone: mean reward of
     sampled answers by each --rm, and the win rate over --baseline. messages, constraint: share of turns that obey the
-    instruction of the first turn (Table 30).
+    instruction of the first turn (Table 30). problem, number: word problems with a calculator. prompt, answer, date:
+    facts told after their date, and kept back before it (Figure 22).
 
     Example: l2 evaluate --model runs/base --task mmlu=data/mmlu hellaswag=hellaswag_val.jsonl --append results.jsonl
     """
@@ -117,8 +118,8 @@ def evaluate(
     console = Console("evaluate", quiet)
     other = stored_items(against) if against is not None else {}
     if rescore is not None:
-        if model or task:
-            raise UsageError("--rescore judges stored items: give neither --model nor --task")
+        if model or task or endpoint or rm or baseline or (shots, temperature, max_new_tokens) != (None, None, None):
+            raise UsageError("--rescore judges stored items: leave out --model, --task, and how they would be asked")
         runs = _stored(rescore)
     elif model is None or not task:
         raise UsageError("give --model and --task, or --rescore")
@@ -133,8 +134,7 @@ def evaluate(
     for run in runs:
         _tell(console, run)
         done.append(run)
-        cut = sum(item.get("cut", 0) > 0 for item in run.items)
-        results += result_records(run.task, run.metrics, run.settings, baseline, cut)
+        results += result_records(run.task, run.metrics, run.settings, run.items)
     results += group_records(results)
     if samples is not None:
         write_records(samples, ({"task": run.task, **run.settings, **item} for run in done for item in run.items))

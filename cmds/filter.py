@@ -63,15 +63,19 @@ def _say_expected(console: Console, files: list[str] | None, settings: FilterSet
     )
 
 
-def _check_outputs(files: Iterable[str], outputs: Mapping[str, str | None], shard: str | None) -> None:
-    """Raises UsageError for outputs of a shard, a report on stdout, and what `check_outputs` refuses."""
+def _check_outputs(
+    inputs: Iterable[str], outputs: Mapping[str, str | None], shard: str | None, explain: str | None
+) -> None:
+    """Raises UsageError for outputs that a shard or an explanation has not, and what `check_outputs` refuses."""
     from l2.files.jsonl import STDIO, check_outputs
 
     if shard is not None and any(path not in (None, STDIO) for path in outputs.values()):
         raise UsageError("a shard writes into --work alone; give --output, --rejects, --report without --shard")
+    if explain is not None and (outputs["--rejects"] or outputs["--report"]):
+        raise UsageError("--explain drops nothing: it goes without --rejects and --report")
     if outputs["--report"] == STDIO:
         raise UsageError("--report -: documents go to stdout; name a file")
-    check_outputs(files, outputs)
+    check_outputs(inputs, outputs)
 
 
 def _filter_shard(
@@ -152,7 +156,9 @@ def filter(
     url_blocklist: Annotated[
         list[str] | None,
         typer.Option(
-            "--url-blocklist", help="Domains to leave out, one a line (.gz, .zst); many files.", show_default=False
+            "--url-blocklist",
+            help="Domains to leave out, one a line (.gz, .zst); once for each file.",
+            show_default=False,
         ),
     ] = None,
     decontaminate: Annotated[
@@ -249,7 +255,11 @@ def filter(
     memory: Annotated[
         float | None,
         typer.Option(
-            "--memory", min=0, help="GB for all processes; default: half of what is free (ours).", show_default=False
+            "--memory",
+            min=0,
+            max=1e6,
+            help="GB for all processes; default: half of what is free (ours).",
+            show_default=False,
         ),
     ] = None,
     on_bad: OnBad = "stop",
@@ -295,7 +305,6 @@ def filter(
     if train_quality is not None:
         _train_quality(console, files, train_quality, output)
         return
-    _check_outputs(files or (), {"--output": output, "--rejects": rejects, "--report": report}, shard)
     if quality is None:
         quality = "none" if where else "gopher,c4"
     if dedup is None:
@@ -318,6 +327,8 @@ def filter(
         dedup=dedup,
         skip_bad=on_bad == "skip",
     )
+    outputs = {"--output": output, "--rejects": rejects, "--report": report}
+    _check_outputs([*(files or ()), *settings.files()], outputs, shard, explain)
     if explain is not None:
         write_records(output, explain_document(files or (), explain, settings))
         return

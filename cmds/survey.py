@@ -33,7 +33,8 @@ def survey(
     """
     from l2.eval.survey import survey as surveyed
     from l2.eval.survey import survey_records
-    from l2.eval.tables import metric_table, plain
+    from l2.eval.tables import metric_table
+    from l2.files.columns import plain
     from l2.files.jsonl import append_records, read_records, write_records
     from l2.text.toxicity import OWN_WORDS, load_toxicity
 

@@ -24,7 +24,7 @@ def tok_train(
     sample_bytes: Annotated[
         int,
         typer.Option(
-            "--sample-bytes", min=1, help="Bytes of lines to learn from, drawn at random; bounds the memory (ours)."
+            "--sample-bytes", min=4192, help="Bytes of lines to learn from, drawn at random; bounds the memory (ours)."
         ),
     ] = 500_000_000,
     report: Annotated[
@@ -51,9 +51,10 @@ def tok_train(
 
     if reference is not None and report is None:
         raise UsageError("--reference goes with --report")
-    check_outputs(files or (), {"--output": output, "--report": report})
-    if report == "-":
-        raise UsageError("--report -: the path of the model goes to stdout; name a file")
+    check_outputs([*(files or ()), *([reference] if reference else [])], {"--output": output, "--report": report})
+    for option, path in (("--output", output), ("--report", report)):
+        if path == "-":
+            raise UsageError(f"{option} -: the path of the model goes to stdout; name a file")
     other = load_tokenizer(reference) if reference is not None else None
     console = Console("tok-train", quiet)
     documents = read_records(files or (), required=["text"])

@@ -59,7 +59,7 @@ def tokenize(
 
     from l2.files.jsonl import read_records
     from l2.tokens.cached import read_rules
-    from l2.tokens.shards import write_shards
+    from l2.tokens.shards import shards_named, write_shards
     from l2.tokens.tokenizer import MODEL_FILE, load_tokenizer
 
     console = Console("tokenize", quiet)
@@ -71,7 +71,7 @@ def tokenize(
         raise UsageError(
             f"{beside} is {found[:8]}, which made the shards there, not {vocabulary.sha256[:8]}; choose another --out"
         )
-    if older := len(list(Path(out).glob(f"{name}-*.bin"))):
+    if older := len(shards_named(out, name)):
         console.say(f"{older} shards {name}-*.bin in {out} will be replaced")
     documents = read_records(files or (), required=["text"])
     with console.progress("documents") as progress:

@@ -46,7 +46,8 @@ fi
 note() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $*" >> "$log"; }
 
 # A directory whose name starts with a dot is still being written.
-newest=$(find "$runs" -name config.json -not -path '*/.*' -printf '%T@ %h\n' 2> /dev/null | sort -n | tail -n 1) || true  # one may be removed meanwhile
+newest=$(find "$runs" -mindepth 1 -name '.*' -prune -o -name config.json -printf '%T@ %h\n' 2> /dev/null | sort -n \
+    | tail -n 1) || true  # one may be removed meanwhile
 [ -n "$newest" ] || fail "$runs: no checkpoint"
 model=${newest#* }
 

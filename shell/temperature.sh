@@ -3,7 +3,7 @@
 #
 #   temperature.sh RESULTS MODEL... [-- GENERATE_OPTIONS]
 #
-# Results are added to RESULTS (JSONL), one record for each model, kind of prompt and temperature.
+# Results are added to RESULTS (JSONL), for each model, kind of prompt and temperature: Self-BLEU and what else l2 survey tells.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -gt 1 ] || { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0" >&2; exit 2; }

@@ -117,6 +117,13 @@ def test_what_goes_wrong_is_one_sentence(home):
     assert night(home)[1].endswith("runs: no such directory\n")
 
 
+def test_runs_may_lie_in_a_hidden_directory(home):
+    (home / ".data").mkdir()
+    (home / "runs").rename(home / ".data" / "runs")
+    assert night(home, "--runs", str(home / ".data" / "runs")) == (0, "")
+    assert (home / "h.jsonl").exists()
+
+
 def test_the_log_is_rotated(home):
     log = home / "h.jsonl.log"
     for age in ("old", "older"):

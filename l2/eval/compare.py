@@ -18,6 +18,7 @@ from l2.tokens.chat import messages_of
 VERSION = 1  # of the judges' rules and of what is measured: another rule is another version
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 QUANTILES = 5  # paper Figure 31
+NONE = "none"  # names the group of items without a value
 
 Item = dict[str, Any]
 Metrics = dict[str, Estimate]  # "metric" or "metric/group": the estimate
@@ -130,16 +131,16 @@ def groups(items: Sequence[Item], fields: Sequence[str]) -> Iterator[tuple[str, 
             values = fifths(values)
         members: dict[Any, list[Item]] = {}
         for item, value in zip(items, values, strict=True):
-            members.setdefault(value, []).append(item)
+            members.setdefault(NONE if value is None else value, []).append(item)
         if len(members) > 1:
             for value in sorted(members, key=_rank):
-                name = "none" if value is None else "-".join(map(str, value)) if isinstance(value, tuple) else value
+                name = "-".join(map(str, value)) if isinstance(value, tuple) else value
                 yield f"/{field}={name}", members[value]
 
 
 def _rank(value: Any) -> Any:
-    """Sorts values of a field: numbers, texts, none."""
-    return value is None, isinstance(value, str), value
+    """Sorts values of a field: numbers, texts, NONE."""
+    return value == NONE, isinstance(value, str), value
 
 
 def share(outcomes: Sequence[float]) -> Estimate:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from l2.eval.stamp import made, task_version
-from l2.files.errors import BadInput
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import Record
 from l2.files.progress import OnProgress, ignore
 from l2.tokens.shards import Shard
-from l2.tokens.suffixes import Texts, joined, longest_matches
+from l2.tokens.suffixes import joined, longest_matches
 from l2.tokens.tokenizer import Tokenizer
 
 VERSION = 1  # of the rules below
@@ -40,8 +40,11 @@ class Subset(NamedTuple):
     z: float | None
 
 
-def covered(texts: Texts, longest: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.bool_]:
-    """Which tokens of the texts [T] lie in a match longer than `length`; mismatches within one count as well."""
+def covered(longest: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.bool_]:
+    """Which tokens lie in a match longer than `length`; mismatches within one count as well.
+
+    longest: [T], for each token of the texts how long the longest match is that begins there.
+    """
     starts = np.flatnonzero(longest > length)
     steps = np.zeros(len(longest) + 1, np.int64)
     np.add.at(steps, starts, 1)
@@ -56,13 +59,12 @@ def shares(
     on_progress: OnProgress = ignore,
 ) -> dict[int, Floats]:
     """The contaminated share of each row of ids, by the length that a match has to pass; 0 for a row without ids."""
-    texts = joined(rows)
-    longest = longest_matches(texts, shards, kept, on_progress)
+    longest = longest_matches(joined(rows), shards, kept, on_progress)
     sizes = np.array([len(row) for row in rows])
     bounds = np.concatenate([[0], sizes.cumsum()])
     found = {}
     for length in LENGTHS:
-        sums = np.concatenate([[0], covered(texts, longest, length).cumsum()])
+        sums = np.concatenate([[0], covered(longest, length).cumsum()])
         found[length] = np.diff(sums[bounds]) / np.maximum(sizes, 1)
     return found
 
@@ -160,9 +162,12 @@ def measure_contamination(
 ) -> list[Contaminated]:
     """Each task among `records` (samples with prompt, task and result, see `_results`) against the shards.
 
-    Raises BadInput for a record without a prompt, and where some of a task's records have no result.
+    Raises BadInput for a record without a prompt, and where some of a task's records have no result; UsageError where
+    none of any has a result by `metric`.
     """
     scores = {task: _results(of, metric) for task, of in _by_task(records).items()}
+    if metric is not None and all(found is None for found, _ in scores.values()):
+        raise UsageError(f"no sample has the metric {metric!r}, as a field or among its scores")
     rows = tokenizer.encode_batch([verbalised(record) for record in records])
     found = shares(rows, shards, kept, on_progress)
     items = [

@@ -15,8 +15,11 @@ LOWER_IS_BETTER = (
     "gamma", "loss", "unread", "brier", "calibration_error",
 )  # fmt: skip
 ASKED = ("task", "metric", "shots", "protocol", "task_version", "temperature", "samples", "max_new_tokens", "category",
-         "length", "toxicity_by")  # fmt: skip
-UNJUDGED = ("words", "calls", "samples/", "self_bleu")
+         "length", "toxicity_by", "baseline")  # fmt: skip
+UNJUDGED = (
+    "words", "calls", "samples/", "self_bleu", "tie", "longer_wins", "first_wins", "alone/", "correlation/",
+    "score/chosen", "score/rejected",
+)  # fmt: skip
 
 
 class Drop(NamedTuple):
@@ -35,7 +38,7 @@ def _shown(result: Mapping[str, Any]) -> str:
     return f"{result['value']:.4f}{noise} ({result.get('model')}, {str(result.get('time'))[:10]})"
 
 
-def _asked(result: Record) -> tuple[Any, ...]:
+def asked_of(result: Mapping[str, Any]) -> tuple[str, ...]:
     """What has to be the same for two results to be compared."""
     return tuple(str(result.get(field)) for field in ASKED)
 
@@ -65,7 +68,7 @@ def drops(results: Sequence[Record], max_drop: float = 0.0, baseline: Iterable[R
         result.need("task")
         if value is None or metric.startswith(UNJUDGED) or metric.endswith("/difference"):
             continue
-        asked = _asked(result)
+        asked = asked_of(result)
         if _model(result) == newest:
             now[asked] = result
         elif asked not in best or _gain(metric, value) > _gain(metric, best[asked]["value"]):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from l2.align.losses import RATINGS
-from l2.eval.tables import aligned, plain
+from l2.files.columns import aligned, plain
 
 # Paper Table 6, Meta's own data, and §3.2.1.
 PAPER_SIZES = ("paper's Meta", "1,418,091", "3.9", "798.5", "31.4", "234.1")

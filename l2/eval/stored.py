@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,22 +77,34 @@ def _foreign(where: str) -> Iterator[None]:
 def differences(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Mean of each score of `ours` less that of `theirs`, over the same questions, clustered as they are.
 
-    Pairing takes out what makes questions hard for both (Miller 2024, arXiv 2411.00640, section 4). Raises UsageError
-    for runs over other questions. Nothing where questions have no score each, as documents.
+    Pairing takes out what makes questions hard for both (Miller 2024, arXiv 2411.00640, section 4). Questions of one
+    id, as preferences of one prompt, are paired in their order. Raises UsageError for runs over other questions.
+    Nothing where questions have no score each, as documents.
     """
     task = ours[0]["task"]
-    mine, other = ({item.get("id"): scores_of(item) for item in run} for run in (ours, theirs))
+    mine, other = _by_question(ours), _by_question(theirs)
     if set(mine) != set(other) or ours[0].get("task_version") != theirs[0].get("task_version"):
         raise UsageError(f"{task}: the two runs were asked other questions, or in another way")
-    metrics = [metric for metric in mine[ours[0].get("id")] if metric in other[ours[0].get("id")]]
+    first = next(iter(mine))
+    metrics = [metric for metric in scores_of(mine[first]) if metric in scores_of(other[first])]
     with _foreign(task):
         return {
             f"{metric}/difference": clustered(
-                [mine[item["id"]][metric] - other[item["id"]][metric] for item in ours],
-                [item.get("cluster", str(item["id"])) for item in ours],
+                [scores_of(item)[metric] - scores_of(other[question])[metric] for question, item in mine.items()],
+                [item.get("cluster", str(item["id"])) for item in mine.values()],
             )
             for metric in metrics
         }
+
+
+def _by_question(items: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, int], Mapping[str, Any]]:
+    """Items by their id, and which of the items of that id each is."""
+    met: Counter[Any] = Counter()
+    found = {}
+    for item in items:
+        found[item.get("id"), met[item.get("id")]] = item
+        met[item.get("id")] += 1
+    return found
 
 
 def scores_of(item: Mapping[str, Any]) -> dict[str, float]:

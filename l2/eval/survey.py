@@ -41,10 +41,17 @@ def _by(samples: Sequence[Record], fields: Sequence[str]) -> dict[tuple[Any, ...
     return found
 
 
+def prompt_of(sample: Record) -> str:
+    """Which prompt a sample answers: its id or, without one, its text."""
+    return str(sample.get("prompt", sample.where) if sample.get("id") is None else sample["id"])
+
+
 def diversity(samples: Sequence[Record]) -> dict[str, Estimate]:
     """Self-BLEU of each prompt's answers, averaged over the prompts that have two or more."""
-    prompts = _by(samples, ["id"]).values()
-    alike = [self_bleu([s["response"] for s in some]) for some in prompts if len(some) > 1]
+    prompts: dict[str, list[str]] = {}
+    for sample in samples:
+        prompts.setdefault(prompt_of(sample), []).append(sample["response"])
+    alike = [self_bleu(some) for some in prompts.values() if len(some) > 1]
     return {"self_bleu": mean(alike)} if alike else {}
 
 
@@ -70,7 +77,7 @@ def rewarded(samples: Sequence[Record], first: Sequence[Record]) -> dict[str, Es
 
 def _clustered(values: Sequence[float], samples: Sequence[Record]) -> Estimate:
     """The mean of `values`, with the samples of one prompt sampled together; n counts the prompts."""
-    prompts = [str(sample.get("id", id(sample))) for sample in samples]
+    prompts = [prompt_of(sample) for sample in samples]
     return clustered(values, prompts)._replace(n=len(set(prompts)))
 
 

@@ -206,24 +206,25 @@ def result_records(
     task: str,
     metrics: Mapping[str, Estimate],
     settings: Mapping[str, Any],
-    baseline: str | None = None,
-    cut: int = 0,
+    items: Sequence[Item] = (),
 ) -> list[dict[str, Any]]:
-    """Result records, one a metric; `settings` as of `settings_of`.
+    """Result records, one a metric; `settings` as of `settings_of`, `items` are what was measured.
 
-    Some have an `interval` (95 %) or a `curve` of numbers, and win rates the `baseline`. `cut` is the number of
-    questions whose prompts were too long for the model and lost their beginning.
+    Some have an `interval` (95 %) or a `curve` of numbers, and win rates the `baseline` of the items. `cut` is the
+    number of questions whose prompts were too long for the model and lost their beginning.
     """
     common = {**settings, **made()}
+    cut = sum(item.get("cut", 0) > 0 for item in items)
     common |= {"cut": cut} if cut else {}
+    beaten = items[0].get("baseline") if items else None
     results = []
     for metric, found in metrics.items():
         result = {"task": task, "metric": metric, "value": found.value, "stderr": found.stderr, "n": found.n, **common}
         for name in ("interval", "curve"):
             if getattr(found, name) is not None:
                 result[name] = getattr(found, name)
-        if metric.startswith("win_rate") and baseline is not None:
-            result["baseline"] = baseline
+        if metric.startswith("win_rate") and beaten is not None:
+            result["baseline"] = beaten.get("model")
         results.append(result)
     return results
 

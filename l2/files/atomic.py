@@ -22,7 +22,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of which the system does not
 NEWCOMER = 10.0  # seconds within which a file that was opened may not be locked yet
 
 
-def _fsync_dir(path: Path) -> None:
+def fsync_dir(path: Path) -> None:
+    """Return when the names in a directory are on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -80,7 +81,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-        _fsync_dir(path.parent)
+        fsync_dir(path.parent)
     except OSError as error:
         if error.errno in FULL and error.filename is None:
             error.filename = str(path)
@@ -96,25 +97,28 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 def remove_partial(directory: str | Path) -> None:
-    """Remove what killed processes left half written in `directory`; call it when nobody else writes there."""
-    for path in Path(directory).glob(".*"):
-        if re.fullmatch(r"\..+\.(tmp|old)-\d+", path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove what killed processes left half written in `directory`, and in the directories in it.
+
+    Call it when nobody else writes there, and for a directory of our own: names tell, not what the files hold.
+    """
+    for pattern in (".*", "*/.*"):
+        for path in Path(directory).glob(pattern):
+            if re.fullmatch(r"\..+\.(tmp|old)-\d+", path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a directory that takes the name `path` only when the block ends without an exception.
 
-    An older directory of that name is replaced. Every file inside is flushed before the rename.
+    An older directory of that name is replaced, a link followed. Every file inside is flushed before the rename.
     Raises L2Error where something else has that name: root could put /dev/null aside.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     if path.exists() and not path.is_dir():
         raise L2Error(f"{path}: not a directory; choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -122,14 +126,14 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as f:
                     os.fsync(f.fileno())
-        _fsync_dir(partial)
+        fsync_dir(partial)
         if path.exists():
-            old = path.with_name(f".{path.name}.old-{os.getpid()}")
+            old = _beside(path)
             os.replace(path, old)
             os.replace(partial, path)
             shutil.rmtree(old)
         else:
             os.replace(partial, path)
-        _fsync_dir(path.parent)
+        fsync_dir(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

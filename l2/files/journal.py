@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from l2.files.atomic import fsync_dir
 from l2.files.errors import L2Error
 from l2.files.jsonl import Record, encode_record, parse_records
 
@@ -34,7 +35,7 @@ class Journal:
             raise L2Error(f"{path}: can't be written ({error.strerror})") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._sync_directory()
+            fsync_dir(self.path.resolve().parent)
             self._file.seek(0)
             self.events, size = read_whole(self._file.read(), path)
             self._file.truncate(size)
@@ -69,10 +70,3 @@ class Journal:
     def close(self) -> None:
         """Let others write."""
         self._file.close()
-
-    def _sync_directory(self) -> None:
-        directory = os.open(self.path.resolve().parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import SEEK_END
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import orjson
 import zstandard
@@ -35,6 +35,11 @@ class Record(dict[str, Any]):
     def __init__(self, fields: Mapping[str, Any], where: str = "record") -> None:
         super().__init__(fields)
         self.where = where
+
+    @property
+    def file(self) -> str:
+        """The file it came from; empty when it came from none."""
+        return self.where.rpartition(":")[0]
 
     @property
     def line(self) -> int | None:
@@ -156,6 +161,21 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
 
 
 OnBad = Callable[[BadInput], None]
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+
+def good(items: Iterable[Item], read: Callable[[Item], Read], on_bad: OnBad | None) -> Iterator[Read]:
+    """`read` of each of `items`; those for which it raises BadInput are left out where `on_bad` takes the error."""
+    for item in items:
+        try:
+            found = read(item)
+        except BadInput as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+        else:
+            yield found
 
 
 def _parse(line: bytes, where: str, required: Sequence[str]) -> Record:
@@ -183,20 +203,13 @@ def parse_records(
 
     Raises BadInput for a line that is no record (or hands the error to `on_bad`).
     """
-    for number, line in enumerate(lines, first):
-        if not line.strip():
-            continue
-        try:
-            yield _parse(line, f"{shown}:{number}", required)
-        except BadInput as error:
-            if on_bad is None:
-                raise
-            on_bad(error)
+    numbered = ((number, line) for number, line in enumerate(lines, first) if line.strip())
+    return good(numbered, lambda at: _parse(at[1], f"{shown}:{at[0]}", required), on_bad)
 
 
 def shown_name(name: str) -> str:
-    """What messages call an input."""
-    return "stdin" if name == STDIO else name
+    """What messages and records call an input: UTF-8, which a file's name need not be."""
+    return "stdin" if name == STDIO else name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def no_records(names: Sequence[str]) -> BadInput:

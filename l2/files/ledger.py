@@ -88,11 +88,11 @@ def source_of(record: Record) -> str:
 
 
 def _source(record: Record) -> Any:
-    return record.get("source") or record.where.rpartition(":")[0]
+    return record.get("source") or record.file
 
 
 def _place(record: Record) -> dict[str, Any]:
-    return {"id": record.get("id"), "source": _source(record), "line": int(record.where.rpartition(":")[2])}
+    return {"id": record.get("id"), "source": _source(record), "line": record.line}
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -16,8 +15,9 @@ from typing import Any
 import orjson
 
 from l2.files.atomic import remove_partial, write_atomic
-from l2.files.errors import BadInput, L2Error, UsageError
+from l2.files.errors import BadInput, UsageError
 from l2.files.jsonl import encode_record
+from l2.files.locks import LOCK, held, is_foreign
 
 MANIFEST = "run.json"
 
@@ -93,9 +93,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A setting, or the inputs of one option, short enough for a sentence."""
+    """A setting, or the inputs of one option ([path, SHA-256] each), short enough for a sentence."""
     if isinstance(value, list):
-        return " ".join(f"{name} ({sha256[:8]})" for name, sha256 in value)
+        return " ".join(f"{part[0]} ({part[1][:8]})" if isinstance(part, list) else str(part) for part in value)
     return str(value)
 
 
@@ -108,32 +108,20 @@ def open_run(out: str | Path, settings: Mapping[str, Any], inputs: Inputs, *, ov
     UsageError unless `overwrite`, which starts from nothing. Raises L2Error when another process holds it.
     """
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock_file = open(out / ".lock", "w")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise L2Error(f"{out}: can't be an output directory ({error.strerror})") from None
-    with lock_file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise L2Error(f"{out}: another process is writing here; wait for it or choose another --out") from None
-        for directory in (out, *filter(Path.is_dir, out.iterdir())):
-            remove_partial(directory)
+    with held(out, "an output", "--out"):
         old = read_manifest(out)
+        if old is None and is_foreign(out, MANIFEST):
+            raise UsageError(f"{out}: not empty, and no run of l2 made it; choose another --out")
+        remove_partial(out)
         # Through JSON and back, so that tuples and paths compare as they were stored.
         identity = orjson.loads(orjson.dumps({"settings": dict(settings), "inputs": dict(inputs)}, default=str))
-        if old is None and any(p.name != ".lock" for p in out.iterdir()):
-            raise UsageError(f"{out}: not empty, and no run of l2 made it; choose another --out")
         if old is not None and (overwrite or old["status"] == "emptying"):
             # Killed before the new manifest stands, the next call goes on emptying.
             write_atomic(out / MANIFEST, orjson.dumps(old | {"status": "emptying"}))
             _empty(out)
             old = None
         if old is not None:
-            changed = differences(old["settings"], identity["settings"]) + differences(
-                old["inputs"], identity["inputs"]
-            )
+            changed = [text for part in ("settings", "inputs") for text in differences(old[part], identity[part])]
             if changed:
                 raise UsageError(
                     f"{out}: holds another run ({'; '.join(changed[:4])}); choose another --out or give --overwrite"
@@ -154,7 +142,7 @@ def open_run(out: str | Path, settings: Mapping[str, Any], inputs: Inputs, *, ov
 
 def _empty(directory: Path) -> None:
     for path in directory.iterdir():
-        if path.name in (".lock", MANIFEST):
+        if path.name in (LOCK, MANIFEST):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -42,14 +42,14 @@ def _end_with_parent() -> None:
 
 
 def _made_or_refused(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    """`make()`; where it can't be, a function that says why to whoever calls it."""
+    """`make()`; where it fails, a function that says why to whoever calls it, as a pool's initializer can't."""
     try:
         return make()
-    except L2Error as error:
+    except Exception as error:
         return functools.partial(_refuse, error)
 
 
-def _refuse(error: L2Error, item: Any) -> Any:
+def _refuse(error: Exception, item: Any) -> Any:
     raise error
 
 
@@ -81,7 +81,7 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool:
+    except (BrokenProcessPool, MemoryError):
         raise L2Error("a worker process was killed, for want of memory perhaps: try fewer --jobs") from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -16,7 +16,8 @@ from typing import BinaryIO, NamedTuple, cast
 
 import zstandard
 
-from l2.files.jsonl import OnBad, Record, ZstdFrames, broken_data_told, open_input, parse_records, shown_name
+from l2.files.atomic import DESCRIPTORS
+from l2.files.jsonl import STDIO, OnBad, Record, ZstdFrames, broken_data_told, open_input, parse_records, shown_name
 
 LEAST, MOST, SHARES = 4 << 20, 64 << 20, 256  # bytes of a part, and parts of a small corpus (ours)
 PIPED = 16 << 20  # bytes of a part of what comes through a pipe (ours)
@@ -56,8 +57,8 @@ class Part(NamedTuple):
 
 
 def is_piped(name: str) -> bool:
-    """Whether an input can be read but once: stdin, a named pipe."""
-    return not os.path.isfile(name)
+    """Whether an input can be read but once, or by this process alone: stdin, a named pipe, an open file."""
+    return name == STDIO or str(Path(name).parent) in DESCRIPTORS or not os.path.isfile(name)
 
 
 def data_bytes(names: Iterable[str]) -> int:
@@ -161,11 +162,12 @@ def measure(extent: Extent) -> Measure:
 def parts_of(cut: Sequence[Extent], measures: Sequence[Measure]) -> list[Part]:
     """The parts of one file from its extents and their measures; an uncut file needs none."""
     if len(cut) == 1:
-        return [Part(cut[0].path, cut[0].path)]
+        return [Part(cut[0].path, shown_name(cut[0].path))]
     parts = []
     newlines, torn = 0, False
     for extent, measured in zip(cut, measures, strict=True):
-        parts.append(Part(extent.path, extent.path, extent.start, measured.size, newlines, torn))
+        shown = shown_name(extent.path)
+        parts.append(Part(extent.path, shown, extent.start, measured.size, newlines, torn))
         newlines += measured.newlines
         torn = not measured.ended if measured.size else torn
     return parts

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from l2.files.atomic import write_atomic
 from l2.files.errors import L2Error, UsageError
+from l2.files.jsonl import Record
 from l2.report.form import compact, duration, estimate
 from l2.report.gather import Found, Run
 from l2.report.lineage import MODELS, ancestors, ordered, parents
-from l2.report.measures import DETAIL, model_of, stderr_of
+from l2.report.measures import DETAIL, differing, stderr_of, with_settings
 from l2.report.svg import clean
 from l2.train.meter import GRAMS_PER_KWH, PUE, carbon
 
@@ -33,7 +34,7 @@ def write_card(checkpoint: str, found: Found, *, overwrite: bool = False) -> Pat
     this did not write, or that somebody has changed since, unless `overwrite`.
     """
     at = Path(checkpoint).resolve()
-    run = next((run for run in found.runs if run.dir.resolve() == at), None)
+    run = next((run for run in found.runs if run.place == at), None)
     if run is None:
         raise UsageError(f"--card {checkpoint}: no run below the directories that are reported")
     if not run.finished:
@@ -62,9 +63,9 @@ def card(run: Run, found: Found) -> str:
     return f"{_front_matter(run, found)}\n{mark}\n{body}"
 
 
-def _rows(run: Run, found: Found) -> list[Mapping[str, Any]]:
+def _rows(run: Run, found: Found) -> list[Record]:
     """The results of a run, without those of groups."""
-    return [row for row in found.results if model_of(row, found.runs) == run.name and DETAIL not in row["metric"]]
+    return [row for row in found.results if found.model_of(row) == run.name and DETAIL not in row["metric"]]
 
 
 def _front_matter(run: Run, found: Found) -> str:
@@ -81,7 +82,7 @@ def _front_matter(run: Run, found: Found) -> str:
     if languages := _languages(found):
         lines += ["language:", *(f"- {quoted(language)}" for language in languages)]
     if rows := _rows(run, found):
-        lines += ["model-index:", f"- name: {quoted(run.dir.resolve().name)}", "  results:"]
+        lines += ["model-index:", f"- name: {quoted(run.place.name)}", "  results:"]
         for row in rows:
             kind, task = ("text-classification" if reward else "text-generation"), quoted(row["task"])
             lines += ["  - task:", f"      type: {kind}"]
@@ -102,6 +103,7 @@ def _languages(found: Found) -> list[str]:
 
 def _body(run: Run, found: Found) -> str:
     chain = [*reversed(ancestors(run, found.runs)), run]
+    made_of = _made_of(run, found)
     fields = [
         ("Model details", None),
         ("Model developers", UNTOLD),
@@ -117,17 +119,17 @@ def _body(run: Run, found: Found) -> str:
         ("Intended use cases", _intended(run)),
         ("Out-of-scope uses", "Languages and subjects that are not in the data below. " + UNTOLD),
         ("Hardware and software", None),
-        ("Training factors", _factors(run, chain, found)),
-        ("Carbon footprint", _footprint(run, chain, found)),
+        ("Training factors", _factors(run, made_of)),
+        ("Carbon footprint", _footprint(made_of)),
         ("Training data", None),
-        ("Overview", _data(chain, found)),
+        ("Overview", _data(made_of)),
         ("Data freshness", UNTOLD),
         ("Evaluation results", None),
         ("Results", _results(run, found)),
         ("Ethical considerations and limitations", None),
         ("Limitations", _limitations(run)),
     ]
-    lines = [f"# {_escaped(run.dir.resolve().name)}", ""]
+    lines = [f"# {_escaped(run.place.name)}", ""]
     for name, value in fields:
         lines += [f"## {name}", ""] if value is None else [f"**{name}.** {value}", ""]
     return "\n".join(lines)
@@ -142,12 +144,8 @@ def _escaped(text: str) -> str:
 def _variations(run: Run, found: Found) -> str:
     """Models of the same stages that were found with it."""
     names = [_escaped(other.name) for other in found.runs if other.stage in (*CHAT, "pretrain") and other is not run]
-    return f"{_parameters(run)} parameters." + (f" Made beside it: {', '.join(names)}." if names else "")
-
-
-def _parameters(run: Run) -> str:
-    count = _shape(run).parameters
-    return compact(count)
+    size = f"{compact(_shape(run).parameters)} parameters."
+    return size + (f" Made beside it: {', '.join(names)}." if names else "")
 
 
 def _shape(run: Run) -> Any:
@@ -187,10 +185,10 @@ def _made_of(run: Run, found: Found) -> list[Run]:
     return [one for one in ordered(found.runs) if one.name in needed]
 
 
-def _factors(run: Run, chain: Sequence[Run], found: Found) -> str:
+def _factors(run: Run, made_of: Sequence[Run]) -> str:
     lines = [f"l2 {run.manifest.get('l2_version', '?')}. Every run that this model needed:", ""]
     lines += ["| run | stage | device | dtype | steps | tokens | time |", "|---|---|---|---|---|---|---|"]
-    for one in _made_of(run, found):
+    for one in made_of:
         settings = one.manifest.get("settings")
         dtype = settings.get("dtype", "") if isinstance(settings, dict) else ""
         device = f"{one.manifest.get('ranks', 1)} × {one.manifest.get('device', '?')}"
@@ -199,8 +197,7 @@ def _factors(run: Run, chain: Sequence[Run], found: Found) -> str:
     return "\n".join(lines)
 
 
-def _footprint(run: Run, chain: Sequence[Run], found: Found) -> str:
-    runs = _made_of(run, found)
+def _footprint(runs: Sequence[Run]) -> str:
     hours = sum((one.number("seconds") or 0.0) * (one.number("ranks") or 1) for one in runs) / 3600
     joules = [one.number("joules") for one in runs]
     spent = sum(value for value in joules if value is not None)
@@ -217,9 +214,9 @@ def _footprint(run: Run, chain: Sequence[Run], found: Found) -> str:
     )
 
 
-def _data(chain: Sequence[Run], found: Found) -> str:
+def _data(runs: Sequence[Run]) -> str:
     lines = ["", "", "| stage | data | SHA-256 or checksum |", "|---|---|---|"]
-    for one in chain:
+    for one in runs:
         for option, pairs in one.inputs.items():
             if option not in (*MODELS, "tokenizer"):
                 what = f"{_escaped(one.name)}, {option.replace('_', ' ')}"
@@ -234,10 +231,11 @@ def _results(run: Run, found: Found) -> str:
     if not rows:
         return "None of this model were found."
     lines = ["", "", "| task | metric | value | n | protocol |", "|---|---|---|---|---|"]
+    apart = differing(rows, lambda row: (row["task"], row["metric"]))
     for row in rows:
         cells = [
             row["task"],
-            row["metric"],
+            row["metric"] + with_settings(row, apart),
             estimate(row["value"], stderr_of(row)),
             row.get("n", ""),
             row.get("protocol", ""),

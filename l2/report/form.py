@@ -205,6 +205,12 @@ def change(value: float, stderr: float | None) -> str:
     return ("+" if value >= 0 else "−") + estimate(abs(value), stderr)
 
 
+def within(value: float, reach: float) -> str:
+    """A value with its sign and how far its interval reaches on either side, to the two digits of that which matter."""
+    decimals = max(0, 1 - math.floor(math.log10(reach))) if reach > 0 else 3
+    return f"{round(value, decimals) + 0.0:+.{decimals}f} ± {reach:.{decimals}f}"  # + 0.0: no minus before a zero
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds, as far as they matter."""
     minutes, rest = divmod(round(seconds), 60)

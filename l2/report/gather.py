@@ -54,7 +54,8 @@ class Log:
         for name in NOTABLE:
             told = line.get(name)
             for text in told.values() if isinstance(told, dict) else [told] if told else []:
-                self.events.append((step, text if name != "spike" else f"a spike of the loss, {text}"))
+                spike = "a spike of the loss or the gradients" + ", skipped" * (text == "skipped")
+                self.events.append((step, spike if name == "spike" else text))
         self.last = dict(line)
 
     def points(self, x: str, y: str) -> tuple[list[float], list[float]]:
@@ -72,6 +73,11 @@ class Run:
     manifest: dict[str, Any]
     log: Log
     name: str = ""
+
+    @cached_property
+    def place(self) -> Path:
+        """The directory itself, however it is called."""
+        return self.dir.resolve()
 
     @property
     def stage(self) -> str:
@@ -152,6 +158,29 @@ class Found:
         """Remember what could not be read."""
         self.problems.append(str(error))
 
+    def model_of(self, row: Record) -> str:
+        """The run that a result or a sample is of: by the hash of its weights, or else by the name that it gives.
+
+        A name is a path as seen from where the command ran: first that of the file, then those above it. What is no
+        run's stays as it is. The file system is asked once for each file and name.
+        """
+        key = row.where.rpartition(":")[0], str(row.get("model") or ""), str(row.get("model_sha256") or "")
+        if key not in self._models:
+            self._models[key] = self._model_of(*key)
+        return self._models[key]
+
+    @cached_property
+    def _models(self) -> dict[tuple[str, str, str], str]:
+        return {}
+
+    def _model_of(self, file: str, name: str, sha256: str) -> str:
+        if same := next((run for run in self.runs if sha256 and run.sha256 == sha256), None):
+            return same.name
+        at = Path(file).resolve()
+        named = name or str(at.parent)  # what a training drew lies in its own directory
+        places = {run.place: run.name for run in reversed(self.runs)}
+        return next((places[above / named] for above in at.parents if above / named in places), name or "–")
+
 
 def gather(paths: Sequence[str | Path]) -> Found:
     """What `paths` hold: directories, with all below them, and files.
@@ -196,12 +225,11 @@ def _once(rows: Iterable[Record]) -> list[Record]:
 
 def _name(runs: list[Run]) -> None:
     """Give each run its path below what all have in common."""
-    resolved = [run.dir.resolve() for run in runs]
     if not runs:
         return
-    common = Path(os.path.commonpath([path.parent for path in resolved]))
-    for run, path in zip(runs, resolved, strict=True):
-        run.name = str(path.relative_to(common))
+    common = Path(os.path.commonpath([run.place.parent for run in runs]))
+    for run in runs:
+        run.name = str(run.place.relative_to(common))
 
 
 def _read_run(directory: Path, found: Found) -> None:
@@ -277,8 +305,10 @@ def _add_row(record: Record, found: Found, history: bool) -> None:
         if "figure" in record:
             found.figures.append(read_figure(record["figure"], record.where))
         if fields >= RESULT:
-            record.need("value", (int, float))
             record.need("metric"), record.need("task")
+            if record["value"] is None:  # as of a part that nothing is in
+                return
+            record.need("value", (int, float))
             if record.get("stderr") is not None:
                 record.need("stderr", (int, float))
             (found.history if history else found.results).append(record)

@@ -28,8 +28,8 @@ def parents(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
     for option in MODELS:
         for path, sha256 in run.inputs.get(option, []):
             same = [other for other in runs if other is not run and other.sha256 == sha256]
-            named = [other for other in runs if other is not run and other.sha256 is None and _is(other, path, run)]
-            for other in (same or named)[:1]:
+            named = same or [other for other in _named(path, run, runs) if other.sha256 is None]
+            for other in named[:1]:
                 found.setdefault(other.name, (option, other))
     return list(found.values())
 
@@ -37,12 +37,14 @@ def parents(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
 def _places(path: str, run: Run) -> Iterator[Path]:
     """Where a path of a manifest may be: commands were given it as seen from where they ran, which is not kept."""
     yield Path(path)
-    for above in (run.dir, run.dir.parent, *run.dir.resolve().parent.parents):
+    for above in (run.dir, run.dir.parent, *run.place.parent.parents):
         yield above / path
 
 
-def _is(other: Run, path: str, run: Run) -> bool:
-    return any(place.resolve() == other.dir.resolve() for place in _places(path, run))
+def _named(path: str, run: Run, runs: Sequence[Run]) -> list[Run]:
+    """The other runs where a path of `run`'s manifest may be."""
+    places = {place.resolve() for place in _places(path, run)}
+    return [other for other in runs if other is not run and other.place in places]
 
 
 def ordered(runs: Sequence[Run]) -> list[Run]:
@@ -74,12 +76,14 @@ def ancestors(run: Run, runs: Sequence[Run]) -> list[Run]:
 def lineage(runs: Sequence[Run]) -> Tree:
     """Every checkpoint that no other was made of, and below it what it was made of, back to the files.
 
-    What stands there already is pointed at.
+    What stands there already is pointed at, from within the tree alone.
     """
     used = {parent.name for run in runs for _, parent in parents(run, runs)}
     told: set[str] = set()
     ends = [run for run in reversed(ordered(runs)) if run.name not in used]
-    return Tree("From each checkpoint back to its files", [_node(run, "", runs, told) for run in ends])
+    return Tree(
+        "From each checkpoint back to its files", [_node(r, "", runs, told) for r in ends if r.name not in told]
+    )
 
 
 def _node(run: Run, option: str, runs: Sequence[Run], told: set[str]) -> Node:
@@ -101,7 +105,7 @@ def _node(run: Run, option: str, runs: Sequence[Run], told: set[str]) -> Node:
 
 def _model_note(path: str, sha256: str, run: Run, runs: Sequence[Run]) -> str:
     """Of a model that no run here has the weights of."""
-    named = next((other for other in runs if other is not run and _is(other, path, run)), None)
+    named = next(iter(_named(path, run, runs)), None)
     if named is not None and named.sha256 is not None:
         return f"was {sha256[:SHORT]}; {named.name} has other weights now"
     return f"{sha256[:SHORT]}; " + ("not told by its hash" if named else "no run here made it")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import hypot
-from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple, TypeGuard
 
 from l2.eval.benchmarks.suite import averages
+from l2.eval.history import ASKED, asked_of
 from l2.eval.metrics import Estimate, mean
 from l2.files.jsonl import Record
-from l2.report.form import Answers, Block, Figure, Series, Table, Text, change, estimate, interval
-from l2.report.gather import Found, Run, Samples
+from l2.report.form import Answers, Block, Figure, Series, Table, Text, change, estimate, interval, within
+from l2.report.gather import Found, Run
 from l2.report.paper import BENCHMARKS, HEADLINES, MEANS, RECALLED, SIZES, benchmark
 
 GROUP = "group/"  # begins the task of a mean over a group of Table 3, which is made here anyway
@@ -22,6 +24,7 @@ NO_PROMPT = "(nothing: a text of its own)"
 SHOWN_PROMPTS, SHOWN_MODELS = 6, 6
 LONGEST_ANSWER = 1200  # characters shown of an answer
 LEAST_TIMES = 2  # of a measurement that is drawn over time
+SETTINGS = ASKED[2:]  # behind task and metric: how it was asked
 
 
 def stderr_of(row: Mapping[str, Any]) -> float | None:
@@ -30,157 +33,139 @@ def stderr_of(row: Mapping[str, Any]) -> float | None:
     return None if found is None else float(found)
 
 
-def model_of(row: Record, runs: Sequence[Run]) -> str:
-    """The run that a result or a sample is of: by the hash of its weights, or else by the name that it gives.
-
-    A name is a path as seen from where the command ran: first that of the file, then those above it. What is no run's
-    stays as it is.
-    """
-    if sha256 := row.get("model_sha256"):
-        for run in runs:
-            if run.sha256 == sha256:
-                return run.name
-    file = Path(row.where.rpartition(":")[0]).resolve()
-    named = str(row.get("model") or file.parent)  # what a training drew lies in its own directory
-    for place in (above / named for above in file.parents):
-        for run in runs:
-            if run.dir.resolve() == place:
-                return run.name
-    return named if row.get("model") else "–"
-
-
-def namer(runs: Sequence[Run]) -> Callable[[Record], str]:
-    """`model_of`, which asks the file system once for each file and name."""
-    known: dict[tuple[str, str, str], str] = {}
-
-    def named(row: Record) -> str:
-        key = row.where.rpartition(":")[0], str(row.get("model")), str(row.get("model_sha256"))
-        if key not in known:
-            known[key] = model_of(row, runs)
-        return known[key]
-
-    return named
-
-
-def gains(run: Run, before: Sequence[Run], found: Found) -> list[str]:
-    """What `run` gained on held-out data over the first of `before` with the same measurement, as short phrases.
-
-    Standard errors are those of independent samples; judged answers to the same prompts are compared in pairs.
-    """
-    phrases = []
-    own = [row for row in found.results if model_of(row, found.runs) == run.name and DETAIL not in row["metric"]]
-    for row in own:
-        same = [other for other in found.results if _what(other) == _what(row)]
-        parent = _nearest(same, before, found.runs)
-        told = f"{row['task']}, {row['metric'].replace('_', ' ')}: "
-        if parent is None:
-            phrases.append(told + estimate(row["value"], stderr_of(row)))
-            continue
-        errors = [error for error in (stderr_of(row), stderr_of(parent)) if error is not None]
-        error = hypot(*errors) if len(errors) == 2 else None
-        gained = change(row["value"] - parent["value"], error)
-        over = model_of(parent, found.runs)
-        phrases.append(f"{told}{parent['value']:.3f} ({over}) → {row['value']:.3f}, {gained}")
-    return phrases + _judged_gains(run, before, found)
-
-
-def _what(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What two results must have in common to be compared."""
-    return tuple(row.get(name) for name in ("task", "metric", "protocol", "task_version", "shots"))
-
-
-def _nearest(rows: Sequence[Record], before: Sequence[Run], runs: Sequence[Run]) -> Record | None:
-    for parent in before:
-        for row in rows:
-            if model_of(row, runs) == parent.name:
-                return row
-    return None
-
-
 class Judged(NamedTuple):
-    """Scores of one model's answers in one file: {judge: {prompt: mean score of its answers}}."""
+    """What one judge thinks of one model's answers: the mean score of those to each prompt."""
 
-    file: str
     model: str
-    scores: dict[str, dict[str, float]]
+    judge: str
+    scores: dict[str, float]
 
 
-def judged(samples: Samples, runs: Sequence[Run]) -> list[Judged]:
-    """The scores that answers carry: `rewards` by name, and other numbers that a judge has added (gold, harm, ...)."""
-    models: dict[str, dict[str, dict[str, list[float]]]] = {}
-    named = namer(runs)
-    for record in samples.records:
-        rewards = record.get("rewards")
-        scores = dict(rewards) if isinstance(rewards, dict) else {}
-        scores |= {name: record[name] for name in ("gold", "harm", "score") if name in record}
-        for judge, value in scores.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                prompts = models.setdefault(named(record), {}).setdefault(judge, {})
-                prompts.setdefault(record.identity, []).append(float(value))
-    return [
-        Judged(
-            samples.path.name,
-            model,
-            {judge: {prompt: mean(values).value for prompt, values in of.items()} for judge, of in judges.items()},
-        )
-        for model, judges in models.items()
-    ]
+def judged(found: Found) -> list[Judged]:
+    """The scores that answers carry, by model, judge and set of prompts; of two that are alike the last counts."""
+    every: dict[tuple[str, str, frozenset[str]], Judged] = {}
+    for samples in found.samples:
+        scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+        for record in samples.records:
+            for judge, value in _scores(record).items():
+                of = scores.setdefault((found.model_of(record), judge), {})
+                of.setdefault(record.identity, []).append(value)
+        for (model, judge), prompts in scores.items():
+            means = {prompt: fmean(values) for prompt, values in prompts.items()}
+            every[model, judge, frozenset(means)] = Judged(model, judge, means)
+    return list(every.values())
 
 
-def _judged_gains(run: Run, before: Sequence[Run], found: Found) -> list[str]:
-    every = [one for samples in found.samples for one in judged(samples, found.runs)]
-    phrases = []
-    for ours in (one for one in every if one.model == run.name):
-        for judge, scores in ours.scores.items():
-            theirs = (one for parent in before for one in every if one.model == parent.name)
-            pairs = ((one.model, one.scores[judge]) for one in theirs if judge in one.scores)
-            for model, other in pairs:
-                both = sorted(scores.keys() & other.keys())
-                if len(both) > 1:
-                    gained = mean([scores[prompt] - other[prompt] for prompt in both])
-                    phrases.append(f"{judge} over {model}: {change(gained.value, gained.stderr)}")
-                    break
-    return phrases
+def _scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of an answer: `rewards` by name, and other numbers that a judge has added (gold, harm, ...)."""
+    rewards = record.get("rewards")
+    scores = dict(rewards) if isinstance(rewards, dict) else {}
+    scores |= {name: record[name] for name in ("gold", "harm", "score") if name in record}
+    return {judge: float(value) for judge, value in scores.items() if _real(value)}
 
 
-def judged_answers(found: Found, order: Sequence[Run]) -> list[Block]:
+class Gains:
+    """What runs gained on held-out data, over runs that were measured alike."""
+
+    def __init__(self, found: Found, answers: Sequence[Judged]) -> None:
+        self.found = found
+        self.results: dict[str, list[Record]] = {}  # of a model
+        self.alike: dict[tuple[str, ...], dict[str, Record]] = {}  # of each model, by what was asked
+        self.answers: dict[str, list[Judged]] = {}  # of a model
+        for row in found.results:
+            model = found.model_of(row)
+            self.results.setdefault(model, []).append(row)
+            self.alike.setdefault(asked_of(row), {}).setdefault(model, row)
+        for one in answers:
+            self.answers.setdefault(one.model, []).append(one)
+
+    def of(self, run: Run, before: Sequence[Run]) -> list[str]:
+        """What `run` gained over the first of `before` with the same measurement, as short phrases.
+
+        Standard errors are those of independent samples; judged answers to the same prompts are compared in pairs.
+        """
+        phrases = []
+        for row in self.results.get(run.name, ()):
+            if DETAIL in row["metric"]:
+                continue
+            measured = self.alike[asked_of(row)]
+            over = next((parent.name for parent in before if parent.name in measured), None)
+            told = f"{row['task']}, {row['metric'].replace('_', ' ')}: "
+            if over is None:
+                phrases.append(told + estimate(row["value"], stderr_of(row)))
+                continue
+            then = measured[over]
+            errors = [error for error in (stderr_of(row), stderr_of(then)) if error is not None]
+            gained = change(row["value"] - then["value"], hypot(*errors) if len(errors) == 2 else None)
+            phrases.append(f"{told}{then['value']:.3f} ({over}) → {row['value']:.3f}, {gained}")
+        return phrases + [phrase for ours in self.answers.get(run.name, ()) for phrase in self._judged(ours, before)]
+
+    def _judged(self, ours: Judged, before: Sequence[Run]) -> list[str]:
+        for theirs in (one for parent in before for one in self.answers.get(parent.name, ())):
+            both = sorted(ours.scores.keys() & theirs.scores.keys()) if theirs.judge == ours.judge else []
+            if len(both) > 1:
+                gained = mean([ours.scores[prompt] - theirs.scores[prompt] for prompt in both])
+                return [f"{ours.judge} over {theirs.model}: {change(gained.value, gained.stderr)}"]
+        return []
+
+
+def judged_answers(answers: Sequence[Judged], order: Sequence[Run]) -> list[Block]:
     """Mean scores of answers by model, in order of lineage, for each set of prompts that several models answered."""
-    sets: dict[tuple[frozenset[str], str], list[tuple[str, Estimate]]] = {}
-    for one in (one for samples in found.samples for one in judged(samples, found.runs)):
-        for judge, scores in one.scores.items():
-            sets.setdefault((frozenset(scores), judge), []).append((one.model, mean(list(scores.values()))))
+    sets: dict[tuple[frozenset[str], str], list[Judged]] = {}
+    for one in answers:
+        sets.setdefault((frozenset(one.scores), one.judge), []).append(one)
     places = {run.name: place for place, run in enumerate(order)}
     blocks: list[Block] = []
-    for (prompts, judge), rows in sets.items():
-        rows.sort(key=lambda row: places.get(row[0], len(places)))
-        if len({model for model, _ in rows}) < 2:
+    for (prompts, judge), of in sets.items():
+        if len(of) < 2:
             continue
-        low, high = interval([e.value for _, e in rows], [e.stderr for _, e in rows])
-        series = Series(judge, [model for model, _ in rows], [e.value for _, e in rows], low, high)
+        of.sort(key=lambda one: places.get(one.model, len(places)))
+        means = [mean(list(one.scores.values())) for one in of]
+        low, high = interval([e.value for e in means], [e.stderr for e in means])
+        series = Series(judge, [one.model for one in of], [e.value for e in means], low, high)
         note = f"Means over {len(prompts):,} prompts, in order of lineage; band: 95 % interval over prompts."
         blocks.append(Figure("lines", f"Answers as judged: {judge}", "model", judge, [series], note))
     return blocks
 
 
+def differing(rows: Sequence[Record], same: Callable[[Record], Any]) -> list[str]:
+    """The settings in which rows that are the `same` differ."""
+    groups: dict[Any, list[Record]] = {}
+    for row in rows:
+        groups.setdefault(same(row), []).append(row)
+    return [name for name in SETTINGS if any(len({str(row.get(name)) for row in of}) > 1 for of in groups.values())]
+
+
+def with_settings(row: Mapping[str, Any], settings: Sequence[str]) -> str:
+    """A row's `settings` as they stand behind a name."""
+    return "".join(f", {name.replace('_', ' ')} {row[name]}" for name in settings if row.get(name) is not None)
+
+
 def benchmarks(found: Found) -> list[Block]:
     """Results on the paper's benchmarks, in percent, beside Llama 2's; groups of Table 3 where all of one are there."""
-    rows: dict[str, dict[str, Record]] = {}
-    for row in found.results:
+    rows: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for row in {(found.model_of(row), asked_of(row)): row for row in found.results}.values():  # of two alike the last
         known = benchmark(row["task"])
-        if known and row["metric"] == HEADLINES[known[0]]:  # of two that were measured alike the last counts
-            rows.setdefault(model_of(row, found.runs), {})[known[0]] = row
+        if known and row["metric"] == HEADLINES[known[0]]:
+            of_model = rows.setdefault((found.model_of(row), str(row.get("protocol") or "llama")), {})
+            of_model.setdefault(known[0], []).append(row)
     table = []
-    for model, scores in rows.items():
-        for key, numbers in BENCHMARKS.items():
-            if key in scores:
-                row = scores[key]
-                shots = f"{row.get('shots', 0)} ({numbers.shots})"
+    for (model, protocol), scores in rows.items():
+        by = "" if protocol == "llama" else f" ({protocol})"
+        values = {}
+        for key, numbers in ((key, BENCHMARKS[key]) for key in BENCHMARKS if key in scores):
+            apart = [name for name in differing(scores[key], lambda row: row["task"]) if name != "shots"]
+            for row in scores[key]:
+                shots = f"{row.get('shots') or 0} ({numbers.shots})"
                 measured = _hundredfold(row["value"], stderr_of(row))
-                table.append([numbers.title, model, shots, measured, *map(str, numbers.scores)])
-        values = {key: {row["metric"]: Estimate(row["value"], stderr_of(row), 1)} for key, row in scores.items()}
+                title = f"{numbers.title}{by}{with_settings(row, apart)}"
+                table.append([title, model, shots, measured, *map(str, numbers.scores)])
+            # The last as the paper has it or, where none is so, the last.
+            row = max(scores[key], key=lambda row: (row.get("shots") == numbers.shots, scores[key].index(row)))
+            values[key] = {row["metric"]: Estimate(row["value"], stderr_of(row), 1)}
         for group, of_group in averages(values).items():
             measured = _hundredfold(of_group.value, of_group.stderr)
-            table.append([f"{group} (mean)", model, "", measured, *map(str, MEANS[group])])
+            table.append([f"{group} (mean){by}", model, "", measured, *map(str, MEANS[group])])
     if not table:
         return []
     header = ["benchmark", "model", "shots (paper)", "measured", *(f"Llama 2 {size}" for size in SIZES)]
@@ -205,15 +190,17 @@ def results(found: Found) -> list[Block]:
     blocks: list[Block] = []
     for task, rows in tasks.items():
         protocols = list(dict.fromkeys(str(row["protocol"]) for row in rows if row.get("protocol")))
-        models = list(dict.fromkeys(model_of(row, found.runs) for row in rows))
+        models = list(dict.fromkeys(map(found.model_of, rows)))
+        apart = differing(rows, lambda row: (row["metric"], found.model_of(row)))
         metrics: dict[str, dict[str, Record]] = {}
         for row in rows:  # of two that were measured alike the last counts
-            metrics.setdefault(_metric(row), {})[model_of(row, found.runs)] = row
+            metrics.setdefault(_metric(row) + with_settings(row, apart), {})[found.model_of(row)] = row
         cells = [
             [metric, *(_value(of[model]) if model in of else "–" for model in models), _counts(list(of.values()))]
             for metric, of in metrics.items()
         ]
-        note = f"± one standard error. Protocol: {'; '.join(protocols)}." if protocols else "± one standard error."
+        note = "± one standard error; in brackets a 95 % interval."
+        note += f" Protocol: {'; '.join(protocols)}." if protocols else ""
         blocks.append(Table(task, ["metric", *models, "n"], cells, note))
     return blocks
 
@@ -268,7 +255,7 @@ def over_turns(found: Found) -> list[Block]:
             of_task = [row for row in rows if row["task"] == task]
             series = _lines(
                 of_task,
-                lambda row: model_of(row, found.runs),
+                found.model_of,
                 lambda row, start=start: float(row["metric"].removeprefix(start)),  # type: ignore[misc]
             )
             note = "The instruction stands in the first turn alone (paper §3.3). Band: 95 % interval."
@@ -296,17 +283,17 @@ def over_time(found: Found) -> list[Block]:
     days = {id(row): day for row in found.history if (day := _day(row)) is not None}
     rows = [row for row in found.history if id(row) in days and DETAIL not in row["metric"]]
     blocks: list[Block] = []
-    for what in dict.fromkeys((row["task"], row["metric"]) for row in rows):
-        same = [row for row in rows if (row["task"], row["metric"]) == what]
+    apart = differing(rows, lambda row: (row["task"], row["metric"]))
+    for asked in dict.fromkeys(map(asked_of, rows)):
+        same = [row for row in rows if asked_of(row) == asked]
         if len(same) < LEAST_TIMES:
             continue
         first = min(days[id(row)] for row in same)
-        series = _lines(same, lambda row: "value", lambda row, first=first: days[id(row)] - first)  # type: ignore[misc]
+        (line,) = _lines(same, lambda row: "", lambda row, first=first: days[id(row)] - first)  # type: ignore[misc]
         since, last = same[0]["time"][:10], same[-1]
         note = f"Newest: {last.get('model', '–')}, {last['time'][:10]}: {_value(last)}. Band: 95 % interval."
-        named = [Series("", one.x, one.y, one.low, one.high) for one in series]
-        title = f"{what[0]}: {what[1].replace('_', ' ')}"
-        blocks.append(Figure("lines", title, f"days since {since}", "value", named, note))
+        title = f"{last['task']}: {last['metric'].replace('_', ' ')}{with_settings(last, apart)}"
+        blocks.append(Figure("lines", title, f"days since {since}", "value", [line], note))
     return blocks
 
 
@@ -322,15 +309,19 @@ def _day(row: Mapping[str, Any]) -> float | None:
 
 
 def claims(found: Found) -> list[Block]:
-    """The paper's claims, what was measured of each, and the verdict."""
+    """The paper's claims by subject: what was measured of each, and the verdict."""
     if not found.claims:
         return []
-    rows = [[_said(row, "claim"), _said(row, "paper"), _measured(row), _said(row, "verdict")] for row in found.claims]
-    counts = ", ".join(
-        f"{sum(row[-1] == verdict for row in rows)} {verdict}" for verdict in dict.fromkeys(row[-1] for row in rows)
-    )
+    verdicts = Counter(_said(claim, "verdict") for claim in found.claims)
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
+    subjects: dict[str, list[list[str]]] = {}
+    for claim in found.claims:
+        cells = [_said(claim, "claim"), _said(claim, "paper"), _measured(claim), _said(claim, "verdict")]
+        subjects.setdefault(str(claim.get("subject", "The paper's claims at this size")), []).append(cells)
     header = ["claim", "paper", "measured", "verdict"]
-    return [Text(f"{len(rows)} claims: {counts}."), Table("The paper's claims at this size", header, rows)]
+    tables = [Table(subject, header, rows) for subject, rows in subjects.items()]
+    reach = " ±: the 90 % interval of the mean over seeds." if any("high" in claim for claim in found.claims) else ""
+    return [Text(f"{len(found.claims)} claims: {counts}.{reach}"), *tables]
 
 
 def _said(row: Mapping[str, Any], name: str) -> str:
@@ -338,31 +329,32 @@ def _said(row: Mapping[str, Any], name: str) -> str:
     return "–" if value is None else value if isinstance(value, str) else f"{value:g}" if _real(value) else str(value)
 
 
-def _measured(row: Mapping[str, Any]) -> str:
-    value, error = row.get("measured"), row.get("stderr")
+def _measured(claim: Mapping[str, Any]) -> str:
+    """The number with its 90 % interval, or else its standard error, and what it is of."""
+    value, high, error = (claim.get(name) for name in ("measured", "high", "stderr"))
     if not _real(value):
-        return _said(row, "measured")
-    assert isinstance(value, (int, float))
-    return estimate(value, float(error) if _real(error) and error is not None else None)
+        return _said(claim, "measured")
+    number = within(value, high - value) if _real(high) else estimate(value, error if _real(error) else None)
+    return number + (f" ({claim['what']})" if claim.get("what") else "")
 
 
-def _real(value: Any) -> bool:
+def _real(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def answers(found: Found, order: Sequence[Run]) -> list[Block]:
     """What successive models said to the same prompts: those that the most models answered, one answer of each."""
     said: dict[str, dict[str, Record]] = {}
-    named = namer(found.runs)
-    for samples in found.samples:
-        for record in samples.records:
-            if isinstance(record["response"], str):
-                said.setdefault(_asked(record["prompt"]), {}).setdefault(named(record), record)
+    every = [record for samples in found.samples for record in samples.records if isinstance(record["response"], str)]
+    for record in sorted(every, key=lambda record: not _scores(record)):  # those that a judge has read first
+        said.setdefault(_asked(record["prompt"]), {}).setdefault(found.model_of(record), record)
     chosen = sorted(said.items(), key=lambda pair: -len(pair[1]))[:SHOWN_PROMPTS]  # stable: the first files win
     places = {run.name: place for place, run in enumerate(order)}
     blocks: list[Block] = []
     for prompt, by_model in chosen:
-        models = sorted(by_model, key=lambda name: places.get(name, len(places)))[:SHOWN_MODELS]
+        models = sorted(by_model, key=lambda name: places.get(name, len(places)))
+        if (more := len(models) - 1) >= SHOWN_MODELS:  # the first, the last, and some between them
+            models = [models[i * more // (SHOWN_MODELS - 1)] for i in range(SHOWN_MODELS)]
         blocks.append(
             Answers(
                 prompt or NO_PROMPT,
@@ -387,8 +379,5 @@ def _cut(text: str) -> str:
 
 def _word(record: Mapping[str, Any]) -> str:
     """The scores of an answer, and whether it was cut off."""
-    rewards = record.get("rewards")
-    scores = dict(rewards) if isinstance(rewards, dict) else {}
-    scores |= {name: record[name] for name in ("gold", "harm") if name in record}
-    parts = [f"{name} {value:.2f}" for name, value in scores.items() if _real(value)]
+    parts = [f"{name} {value:.2f}" for name, value in _scores(record).items()]
     return ", ".join(parts + ["cut off"] * (record.get("finish") == "length"))

@@ -25,13 +25,14 @@ STAGES = {
 def tell(found: Found, paths: Sequence[str | Path]) -> Report:
     """What there is to tell of what was `found` in `paths`."""
     order = ordered(found.runs)
-    reward = [*found.rewards, *measures.judged_answers(found, order), *measures.over_versions(found)]
+    judged = measures.judged(found)
+    reward = [*found.rewards, *measures.judged_answers(judged, order), *measures.over_versions(found)]
     try:
-        reward += reward_models(found.results, measures.namer(found.runs))
+        reward += reward_models(found.results, found.model_of)
     except BadInput as error:
         found.note(error)
     sections = [
-        Section("Story", _story(found, order)),
+        Section("Story", _story(found, order, measures.Gains(found, judged))),
         Section("Claims", measures.claims(found)),
         Section("Training", [*training.curves(order), *training.held_out(order), *training.events(order)]),
         Section("Rewards and versions", reward),
@@ -59,14 +60,15 @@ def _size(found: Found) -> str:
     }
     told = [f"{n} {name if n == 1 else _plural(name)}" for name, n in counts.items() if n]
     waiting = [run.name for run in found.runs if not run.finished]
-    return ", ".join(told) + "." + (f" Not finished: {', '.join(waiting)}." if waiting else "")
+    size = ", ".join(told) or "Nothing that can be told"
+    return f"{size}." + (f" Not finished: {', '.join(waiting)}." if waiting else "")
 
 
 def _plural(name: str) -> str:
     return name.replace("file ", "files ") if name.startswith("file ") else f"{name}s"
 
 
-def _story(found: Found, order: Sequence[Run]) -> list[Block]:
+def _story(found: Found, order: Sequence[Run], gains: measures.Gains) -> list[Block]:
     """What was filtered, and each stage: of what, what it did, what it gained."""
     blocks: list[Block] = [Text(_filtered(path, fields)) for path, fields in found.filtered]
     rows = []
@@ -75,7 +77,7 @@ def _story(found: Found, order: Sequence[Run]) -> list[Block]:
         purpose = STAGES.get(run.stage, "")
         above = ancestors(run, order)
         earlier = [other for other in reversed(order[: order.index(run)]) if other not in above]
-        gained = measures.gains(run, [*above, *earlier], found)
+        gained = gains.of(run, [*above, *earlier])
         rows.append(
             [
                 run.name,

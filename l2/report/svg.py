@@ -7,7 +7,8 @@ letters as outlines, which can't follow a scheme, can't be selected and grow a p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
 from math import ceil, floor, isfinite, log10
@@ -21,7 +22,7 @@ LETTER = 6.1  # mean width of a letter of 11 pixels
 TOP, BOTTOM, ROW = 26.0, 38.0, 14.0
 STYLES = 6  # kinds of line that can be told apart
 FEW = 20  # points, up to which each is marked
-
+LONGEST = 22  # letters of a name
 
 FORBIDDEN = re.compile(
     r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0001fffd\U00020000-\U0010fffd]"
@@ -45,6 +46,18 @@ def element(name: str, *children: Markup, **attributes: object) -> Markup:
 def text(words: str, x: float, y: float, style: str = "", anchor: str = "start") -> Markup:
     """Words that stand at (x, y)."""
     return element("text", escape(clean(words)), x=x, y=y, class_=style, text_anchor=anchor)
+
+
+def short(names: Sequence[str], most: int = LONGEST) -> dict[str, str]:
+    """Each name as it is drawn: of a path as many last parts as tell it from the others, cut where it is too long."""
+    owners = {name: name.removesuffix(HELD_OUT) for name in names}
+    tails = {one: ["/".join(one.split("/")[-n:]) for n in range(1, one.count("/") + 2)] for one in owners.values()}
+    met = Counter(tail for of_one in tails.values() for tail in of_one)
+    drawn = {
+        name: next((tail for tail in tails[owner] if tail and met[tail] == 1), owner) + name[len(owner) :]
+        for name, owner in owners.items()
+    }
+    return {name: tail if len(tail) <= most else f"{tail[: most - 1]}…" for name, tail in drawn.items()}
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -132,34 +145,35 @@ def _plane(figure: Figure) -> tuple[float, list[Markup]]:
     if figure.kind == "histogram" or 0 < low < 0.35 * high:
         low = min(0.0, low)  # a line that starts near zero is read from zero
     low, high = _rounded(low, high)
-    names = list(dict.fromkeys(x for one in figure.series for x in one.x if isinstance(x, str)))
+    names = short([x for one in figure.series for x in one.x if isinstance(x, str)])
     xs = [float(i) for i in range(len(names))] or [x for one in figure.series for x in one.x if not isinstance(x, str)]
     marks = ticks(low, high)
     left = 8 + LETTER * max(len(compact(mark)) for mark in marks)
-    right = WIDTH - 16 - LETTER * min(22, max(len(one.name) for one in figure.series))
-    x = Scale(min(xs), max(xs), left, right - (6 if names else 0), names)
+    right = WIDTH - 16 - LETTER * max(map(len, short([one.name for one in figure.series]).values()))
+    half = LETTER / 2 * max(map(len, names.values()), default=0)  # of the first and the last name, beside their points
+    x = Scale(min(xs), max(xs), max(left, half), right - half, list(names))
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
     shapes = [text(figure.y, 0.0, 11.0, "label"), text(figure.x, right, HEIGHT - 4, "label", "end")]
-    shapes += _axes(x, y, marks, right, names, all(at == int(at) for at in xs))
+    shapes += _axes(x, y, marks, left, right, names, all(at == int(at) for at in xs))
     styles = _styles(figure)
     for number, one in enumerate(figure.series):
         style = styles[number]
         shapes += _steps(one, x, y, style) if figure.kind == "histogram" else _line(one, x, y, style)
-    return HEIGHT, [*shapes, *_names(figure, x, y, right)]
+    return HEIGHT, [*shapes, *_names(figure, y, right)]
 
 
 def _axes(
-    x: Scale, y: Scale, marks: Sequence[float], right: float, names: Sequence[str], whole: bool
+    x: Scale, y: Scale, marks: Sequence[float], left: float, right: float, names: Mapping[str, str], whole: bool
 ) -> Iterator[Markup]:
     for mark in marks:
-        yield element("line", x1=x.start, x2=right, y1=y(mark), y2=y(mark), class_="grid")
-        yield text(compact(mark), x.start - 5, y(mark) + 4, "tick", "end")
+        yield element("line", x1=left, x2=right, y1=y(mark), y2=y(mark), class_="grid")
+        yield text(compact(mark), left - 5, y(mark) + 4, "tick", "end")
     base = HEIGHT - BOTTOM
-    yield element("line", x1=x.start, x2=right, y1=base, y2=base, class_="axis")
+    yield element("line", x1=left, x2=right, y1=base, y2=base, class_="axis")
     if names:
-        room = (right - x.start) / LETTER / max(1, max(map(len, names)) + 1)  # names side by side
-        every = max(1, ceil(len(names) / max(1.0, room)))
-        placed = [(x(name), name) for name in names[::every]]
+        apart = LETTER * (max(map(len, names.values())) + 1)  # pixels from a name to the next
+        every = max(1, ceil(apart * (len(names) - 1) / max(1.0, x.end - x.start)))
+        placed = [(x(name), shown) for name, shown in list(names.items())[::every]]
     else:
         placed = [(x(mark), compact(mark)) for mark in ticks(x.low, x.high) if not whole or mark == int(mark)]
     for at, label in placed:
@@ -207,7 +221,7 @@ def _steps(series: Series, x: Scale, y: Scale, style: str) -> Iterator[Markup]:
     yield element("path", d=_path(corners), class_=f"line {style}")
 
 
-def _names(figure: Figure, x: Scale, y: Scale, right: float) -> Iterator[Markup]:
+def _names(figure: Figure, y: Scale, right: float) -> Iterator[Markup]:
     """Each series' name beside its end, moved apart where they would meet."""
     last, styles = [], _styles(figure)
     for number, one in enumerate(figure.series):
@@ -222,9 +236,9 @@ def _names(figure: Figure, x: Scale, y: Scale, right: float) -> Iterator[Markup]
     below = HEIGHT - BOTTOM + ROW
     for i in reversed(range(len(places))):
         below = places[i] = min(places[i], below - ROW)
+    shown = short([one.name for one in figure.series])
     for place, (_, number, name) in zip(places, last, strict=True):
-        shown = name if len(name) <= 22 else name[:21] + "…"
-        yield text(shown, right + 6, place + 4, f"name {styles[number]}")
+        yield text(shown[name], right + 6, place + 4, f"name {styles[number]}")
 
 
 def _bars(figure: Figure) -> tuple[float, list[Markup]]:
@@ -232,12 +246,12 @@ def _bars(figure: Figure) -> tuple[float, list[Markup]]:
     values = [*_known(figure.series), 0.0]
     places = [{x if isinstance(x, str) else compact(x): i for i, x in enumerate(one.x)} for one in figure.series]
     names = list(dict.fromkeys(name for of_one in places for name in of_one))
-    left = 8 + LETTER * min(24, max(map(len, names), default=1))
+    shown = short(names)
+    left = 8 + LETTER * max(map(len, shown.values()), default=1)
     x = Scale(min(values), max(values), left + 4, WIDTH - 52)
     shapes, at, several = [text(figure.y, 0.0, 11.0, "label")], TOP, len(figure.series) > 1
     for name in names:
-        shown = name if len(name) <= 24 else name[:23] + "…"
-        shapes.append(text(shown, left, at + 10, "tick", "end"))
+        shapes.append(text(shown[name], left, at + 10, "tick", "end"))
         for number, one in enumerate(figure.series):
             place = places[number].get(name)
             if place is None or (value := one.y[place]) is None:

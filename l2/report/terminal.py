@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from textwrap import indent, wrap
 
-from l2.eval.tables import aligned
+from l2.files.columns import aligned
 from l2.report.form import Answers, Block, Figure, Node, Report, Series, Table, Text, Tree, compact
 
 WIDTH = 100  # columns
@@ -37,8 +37,9 @@ def _block(block: Block) -> Iterator[str]:
         yield _table([block.header, *block.rows])
         yield from _note(block.note)
     elif isinstance(block, Figure):
-        yield f"{block.title} ({block.y} over {block.x})" if block.kind != "bars" else f"{block.title} ({block.y})"
-        yield aligned([*(_bars(block) if block.kind == "bars" else _sparks(block))])
+        named = block.kind == "bars" or any(isinstance(x, str) for one in block.series for x in one.x)
+        yield f"{block.title} ({block.y})" if named else f"{block.title} ({block.y} over {block.x})"
+        yield aligned([*(_bars(block) if named else _sparks(block))])
         yield from _note(block.note)
     elif isinstance(block, Text):
         yield from wrap(block.text, WIDTH)

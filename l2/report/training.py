@@ -51,7 +51,7 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[f
 def curves(runs: Sequence[Run]) -> list[Block]:
     """A figure for each of CURVES that some run has; held-out values are lines of their own."""
     figures: list[Block] = []
-    for (_, over, metric, title, unit), place, some in _panels(runs):
+    for (stage, over, metric, title, unit), place, some in _panels(runs):
         series, sizes = [], set[int]()
         for run in some:
             x, y = run.log.points(over, metric)
@@ -64,7 +64,8 @@ def curves(runs: Sequence[Run]) -> list[Block]:
                 series.append(Series(run.name + HELD_OUT, x, y))
         if series:
             title = f"{title} ({place})" if place else title
-            figures.append(Figure("lines", title, over if over == "tokens" else "steps", unit, series, _note(sizes)))
+            unit_x = over if over == "tokens" else "iterations" if stage == "ppo" else "steps"
+            figures.append(Figure("lines", title, unit_x, unit, series, _note(sizes)))
     return figures
 
 

@@ -15,9 +15,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from l2.files.errors import BadInput
-from l2.files.jsonl import Record, read_records
-from l2.files.ledger import Ledger
+from l2.files.jsonl import Record, good, read_records
+from l2.files.ledger import MAX_SOURCES, OTHER_SOURCES, Ledger, source_of
 from l2.files.parallel import ordered_map
 from l2.files.progress import OnProgress, ignore
 from l2.text.demographics import AMBIGUOUS, PRONOUNS, load_descriptors
@@ -28,8 +27,6 @@ from l2.text.toxicity import TOXIC, load_toxicity
 ENGLISH, UNKNOWN = "en", "unknown"
 EDGES = [i / 10 for i in range(1, 10)]  # of the histogram of toxicity; one of them is TOXIC
 CHUNK_DOCUMENTS, CHUNK_CHARACTERS = 256, 1 << 20  # of what a process gets at a time
-MOST_SOURCES = 10_000  # in a corpus with more, those met later are counted together
-OTHER_SOURCES = "(other sources)"
 TOP = 5  # terms of an axis in paper Table 9b
 
 Item = tuple[str, str]  # a document's text and source
@@ -111,24 +108,9 @@ class Auditor:
 
 
 def _item(document: Record) -> Item:
-    source = document.need("source") if document.get("source") is not None else document.where.rpartition(":")[0]
-    return document.need("text"), source
-
-
-def read_items(paths: Sequence[str | Path], on_bad: Callable[[BadInput], None] | None) -> Iterator[Item]:
-    """The documents of `paths`; one without a source has its file's name.
-
-    Raises BadInput (or hands it to `on_bad`) for a line that is no document.
-    """
-    for record in read_records(paths, on_bad=on_bad):
-        try:
-            item = _item(record)
-        except BadInput as error:
-            if on_bad is None:
-                raise
-            on_bad(error)
-            continue
-        yield item
+    if document.get("source") is not None:
+        document.need("source")
+    return document.need("text"), source_of(document)
 
 
 def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
@@ -145,10 +127,10 @@ def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
 
 
 def _add(total: Tally, part: Tally, sources: set[str]) -> None:
-    """total += part, with at most MOST_SOURCES of the `sources` met first."""
+    """total += part, with at most MAX_SOURCES of the `sources` met first."""
     for key, count in part.items():
         if key[0] == "source":
-            if len(sources) < MOST_SOURCES:
+            if len(sources) < MAX_SOURCES:
                 sources.add(key[1])
             key = key if key[1] in sources else (key[0], OTHER_SOURCES, key[2])
         total[key] += count
@@ -169,7 +151,8 @@ def audit_documents(
     process dies.
     """
     auditor = Auditor(settings)  # in this process too, so that what can't be loaded is said here
-    items = read_items(paths, ledger.bad_line if settings.skip_bad else None)
+    on_bad = ledger.bad_line if settings.skip_bad else None
+    items = good(read_records(paths, on_bad=on_bad), _item, on_bad)
     make = partial(Auditor, settings) if jobs > 1 else lambda: auditor
     total: Tally = Counter()
     sources: set[str] = set()

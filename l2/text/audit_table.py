@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from l2.files.columns import aligned, plain
 from l2.text.audit import share
 
 SHOWN_SOURCES = 20
 LEAST_LANGUAGE = 0.00005  # paper Table 10 leaves out languages below 0.005 %
-WIDEST = 40  # characters of a name
 BAR = 40  # characters of a histogram's longest bar
 
 # Percentages of paper Table 10, Table 9a and Table 9b.
@@ -33,8 +33,6 @@ PAPER_IDENTITY = {
     "religion": 7.93,
 }
 
-Row = Sequence[str]
-
 
 def table(report: dict[str, Any]) -> str:
     """Lines for a terminal, each ended: what `report_of` counted, in the order of the paper's questions."""
@@ -46,7 +44,7 @@ def table(report: dict[str, Any]) -> str:
         list(_toxicity(report)),
         list(_sources(report)),
     ]
-    return "\n".join("\n".join([title, *_aligned(rows)]) + "\n" for title, *rows in parts)
+    return "\n".join(f"{title}\n" + (f"{aligned(rows)}\n" if rows else "") for title, *rows in parts)
 
 
 def _summary(report: dict[str, Any]) -> Iterator[Any]:
@@ -87,9 +85,9 @@ def _identity(report: dict[str, Any]) -> Iterator[Any]:
     )
     yield "", "documents", "% of all", "% of those", "paper"
     for axis, found in report["identity"].items():
-        yield _plain(axis), _count(found), _percent(found), "", _paper(PAPER_IDENTITY.get(_kernel(axis)))
+        yield plain(axis), _count(found), _percent(found), "", _paper(PAPER_IDENTITY.get(_kernel(axis)))
         for term in found["top"]:
-            yield f"  {_plain(term)}", _count(found["terms"][term]), "", _percent(found["terms"][term]), ""
+            yield f"  {plain(term)}", _count(found["terms"][term]), "", _percent(found["terms"][term]), ""
 
 
 def _toxicity(report: dict[str, Any]) -> Iterator[Any]:
@@ -116,7 +114,7 @@ def _sources(report: dict[str, Any]) -> Iterator[Any]:
     whole = sum(row[by] for _, row in sources)
     for name, row in sources[:SHOWN_SOURCES]:
         of_whole = _percent(share(row[by], whole), error=False)
-        yield _plain(name), _count(row["documents"]), *_totals([row], units), of_whole
+        yield plain(name), _count(row["documents"]), *_totals([row], units), of_whole
     for name, rows in ("others", sources[SHOWN_SOURCES:]), ("all", sources):
         if rows:
             documents = sum(row["documents"]["count"] for _, row in rows)
@@ -144,23 +142,3 @@ def _kernel(axis: str) -> str:
 
 def _paper(percent: float | None) -> str:
     return "" if percent is None else f"{percent:.2f}"
-
-
-def _plain(name: str) -> str:
-    """A name from a file, fit for a terminal: no control characters, not too long."""
-    name = name if name.isprintable() else ascii(name)
-    return name if len(name) <= WIDEST else name[: WIDEST - 3] + "..."
-
-
-def _aligned(rows: Sequence[Row]) -> list[str]:
-    """Rows as lines: the first column to the left, the others to the right, but for a bar of #."""
-    columns = max(map(len, rows), default=0)
-    widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(columns)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i == 0 or cell.startswith("#") else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths[: len(row)], strict=True))
-        ]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines

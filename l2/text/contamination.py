@@ -13,7 +13,7 @@ prompt, and a document is to be dropped for an item of its own, not for eleven t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import xxhash
 
 from l2.files.errors import BadInput
-from l2.files.jsonl import expand, open_input, read_records
+from l2.files.jsonl import expand, open_input, parse_records
 from l2.text.duplicates import normalised
 
 MOST_WORDS, LEAST_WORDS = 13, 8  # of an n-gram: GPT-3 §C
@@ -70,26 +70,29 @@ def read_items(patterns: Iterable[str | Path]) -> Iterator[Item]:
     """
     for path in expand(patterns):
         with open_input(path) as f:
-            lines = ((number, line) for number, line in enumerate(f, 1) if line.strip())
-            number, line = next(lines, (0, b""))
-            if not line:
+            number, first = next(((number, line) for number, line in enumerate(f, 1) if line.strip()), (0, b""))
+            if not first:
                 raise BadInput(path, "no items", "records of a task, or lines of text")
-            is_text = not line.lstrip().startswith(b"{")
-            while is_text and line:
-                yield Item(path, f"{path}:{number}", [_decoded(line, f"{path}:{number}")])
-                number, line = next(lines, (0, b""))
-        if not is_text:
-            for record in read_records([path]):
-                if not any(field in record for field in FIELDS):
-                    raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"one of {', '.join(FIELDS)}")
-                yield Item(path, record.identity, [text for field in FIELDS for text in _texts(record.get(field))])
+            lines = chain([first], f)  # read but once: it may come through a pipe
+            yield from (_records if first.lstrip().startswith(b"{") else _plain_lines)(path, lines, number)
 
 
-def _decoded(line: bytes, where: str) -> str:
-    try:
-        return line.decode().strip()
-    except UnicodeDecodeError:
-        raise BadInput(where, "invalid UTF-8", "a line of text") from None
+def _records(path: str, lines: Iterable[bytes], first: int) -> Iterator[Item]:
+    for record in parse_records(lines, path, first):
+        if not any(field in record for field in FIELDS):
+            raise BadInput(record.where, f"fields {', '.join(sorted(record))}", f"one of {', '.join(FIELDS)}")
+        yield Item(path, record.identity, [text for field in FIELDS for text in _texts(record.get(field))])
+
+
+def _plain_lines(path: str, lines: Iterable[bytes], first: int) -> Iterator[Item]:
+    for number, line in enumerate(lines, first):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            raise BadInput(where, "invalid UTF-8", "a line of text") from None
+        if text:
+            yield Item(path, where, [text])
 
 
 def _rolled(words: Sequence[bytes]) -> Iterator[tuple[int, Hashes]]:

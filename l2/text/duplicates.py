@@ -24,7 +24,7 @@ import numpy.typing as npt
 import xxhash
 
 from l2.files.compiled import compiled
-from l2.files.spills import Numbers, shared
+from l2.files.spills import Numbers
 
 Hashes = npt.NDArray[np.uint64]
 Signature = npt.NDArray[np.uint32]
@@ -183,12 +183,12 @@ def band_keys(signature_P: Signature) -> Hashes:
 
 
 def survivors(
-    documents_E: Numbers, buckets_E: Numbers, shingles_of: Callable[[int], Hashes], similar: float = SIMILAR
+    documents_E: Numbers, buckets_E: Numbers, shingles_of: Callable[[int], Hashes]
 ) -> dict[int, tuple[int, float]]:
     """{dropped document: (the kept one that it repeats, their true Jaccard similarity)}, of E pairs (document, bucket).
 
     Documents are asked in input order, and each is compared with the kept ones before it that share a bucket with it,
-    earliest first. So the earliest of its like survives, whatever is dropped is at least `similar` to something
+    earliest first. So the earliest of its like survives, whatever is dropped is at least SIMILAR to something
     kept, and no chain of pairs can draw unlike documents into one cluster. Memory: 56 bytes a pair.
     """
     _, bucket_E, size = np.unique(buckets_E, return_inverse=True, return_counts=True)
@@ -206,21 +206,10 @@ def survivors(
         own = shingles_of(number)
         for other in before.tolist():
             likeness = jaccard(own, shingles_of(other))
-            if likeness >= similar:
+            if likeness >= SIMILAR:
                 dropped[number] = (other, likeness)
                 break
         else:
             kept[last] = number
             filled[buckets] += 1
     return dropped
-
-
-def near_duplicates(
-    keys_DB: Hashes, shingles_of: Callable[[int], Hashes], similar: float = SIMILAR
-) -> dict[int, tuple[int, float]]:
-    """`survivors` among D documents by their band keys, where both fit into memory."""
-    numbers = np.arange(len(keys_DB))
-    pairs = [shared(key_D, numbers) for key_D in keys_DB.T]
-    documents, firsts = (np.concatenate(column) for column in zip(*pairs, strict=True))
-    bands = np.repeat(np.arange(len(pairs)), [members.size for members, _ in pairs])
-    return survivors(documents, firsts * len(pairs) + bands, shingles_of, similar)

@@ -12,7 +12,7 @@ from l2.files.jsonl import Record, read_records
 from l2.files.ledger import Ledger
 from l2.text.copies import find_copies, repeated
 from l2.text.mapped import MappedPart, PartWriter, corpus_of, forget_open_parts
-from l2.text.pipeline import Dedup, FilterSettings, Tally, judged, load_checks, read_documents
+from l2.text.pipeline import Dedup, FilterSettings, Reader, Tally, judged, load_checks
 from l2.text.quality import Finding
 
 COPIES = {"none": (), "exact": ("exact_duplicate",), "minhash": ("exact_duplicate", "near_duplicate")}
@@ -44,13 +44,13 @@ def explain(paths: Sequence[str | Path], identity: str, settings: FilterSettings
         raise UsageError("scoring only drops no document, so that there is nothing to explain")
     writer = _RowsOf(identity)
     ledger = Ledger(writer)
+    reader = Reader(ledger, settings.skip_bad)
     checks = load_checks(settings, ledger, Tally())
     rows: list[dict[str, Any]] = []
 
     def until_found() -> Iterator[Record]:
         """Documents that would be kept, then the one in question whatever is found."""
-        on_bad = ledger.bad_line if settings.skip_bad else None
-        for document in read_documents(read_records(paths, on_bad=on_bad), on_bad):
+        for document in reader.documents(read_records(paths, on_bad=reader.on_bad)):
             if str(document["id"]) != identity:
                 yield from judged((document,), checks, ledger)
                 continue

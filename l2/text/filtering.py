@@ -22,8 +22,8 @@ import numpy as np
 import orjson
 
 from l2.files.atomic import write_atomic
-from l2.files.errors import BadInput, UsageError
-from l2.files.jsonl import STDIO, Record, RecordWriter, expand, no_records, read_records, write_encoded
+from l2.files.errors import UsageError
+from l2.files.jsonl import STDIO, RecordWriter, expand, no_records, read_records, write_encoded
 from l2.files.ledger import KEPT, Ledger, source_of
 from l2.files.parallel import ordered_map
 from l2.files.parts import (
@@ -53,7 +53,7 @@ from l2.text.copies import (
 )
 from l2.text.duplicates import NORMALISATION
 from l2.text.mapped import Bools, Checker, Corpus, LineNoter, MappedPart, corpus_of, forget_open_parts
-from l2.text.pipeline import FilterSettings, Tally, load_checks, passed, read_documents
+from l2.text.pipeline import FilterSettings, Reader, Tally, load_checks, passed
 from l2.text.workplace import RESOURCES, Resources, model_bytes, open_work
 
 
@@ -107,27 +107,13 @@ def _stream(
     on_progress: OnProgress,
 ) -> int:
     """Write each document as soon as it is read; returns how many were read."""
-    read = 0
-
-    def bad_line(error: BadInput) -> None:
-        nonlocal read
-        read += 1
-        ledger.bad_line(error)
-
-    def counted() -> Iterator[Record]:
-        nonlocal read
-        on_bad = bad_line if settings.skip_bad else None
-        for document in read_documents(read_records(names, on_bad=on_bad), on_bad):
-            read += 1
-            if read % 100 == 0:
-                on_progress(read, None, f"{ledger.total:,} rejected")
-            yield document
-
-    documents = passed(counted(), load_checks(settings, ledger, tally), ledger, settings)
+    reader = Reader(ledger, settings.skip_bad, on_progress)
+    read = reader.documents(read_records(names, on_bad=reader.on_bad))
+    documents = passed(read, load_checks(settings, ledger, tally), ledger, settings)
     for document in without_copies(documents, ledger) if settings.dedup == "exact" else documents:
         writer.write(document)
         ledger.keep(source_of(document))
-    return read
+    return reader.count
 
 
 def merge(

@@ -21,14 +21,13 @@ import numpy.typing as npt
 import orjson
 
 from l2.files.atomic import atomic_dir
-from l2.files.errors import BadInput
 from l2.files.jsonl import Record, encode_record
 from l2.files.ledger import Ledger, source_of
 from l2.files.parts import Part, read_part
 from l2.files.spills import Spills, write_spill
 from l2.text.duplicates import BANDS, band_keys, exact_key, normalised, shingles, signature
 from l2.text.lines import KnownLines, NotedLines
-from l2.text.pipeline import Dedup, FilterSettings, Tally, judged, load_checks, passed, read_documents
+from l2.text.pipeline import Dedup, FilterSettings, Reader, Tally, judged, load_checks, passed
 
 # Of a document that passes: where its line in kept.jsonl ends, its line in the input, how many ledger rows come before
 # it, its source in part.json's list, and its exact key.
@@ -112,27 +111,15 @@ class Checker:
         self._tally.lines.clear()
         self._tally.perplexity.clear()
         self._known.start(first_L)
-        read = 0
-
-        def bad_line(error: BadInput) -> None:
-            nonlocal read
-            read += 1
-            self._ledger.bad_line(error)
-
-        def counted() -> Iterator[Record]:
-            nonlocal read
-            on_bad = bad_line if self._settings.skip_bad else None
-            for document in read_documents(read_part(part, on_bad), on_bad):
-                read += 1
-                yield document
-
+        reader = Reader(self._ledger, self._settings.skip_bad)
+        documents = reader.documents(read_part(part, reader.on_bad))
         with atomic_dir(directory) as partial:
             self._writer = PartWriter(partial, self._settings.dedup)
-            for document in passed(counted(), self._checks, self._ledger, self._settings):
+            for document in passed(documents, self._checks, self._ledger, self._settings):
                 self._writer.keep(document)
             tally = {"languages": dict(self._tally.languages), "lines": dict(self._tally.lines)}
             perplexity = sorted(self._tally.perplexity.items())  # numbers are no keys of JSON
-            self._writer.finish({"shown": part.shown, "read": read, "perplexity": perplexity} | tally)
+            self._writer.finish({"shown": part.shown, "read": reader.count, "perplexity": perplexity} | tally)
         return MappedPart(directory)
 
 
@@ -149,12 +136,12 @@ class LineNoter:
         )
         self._noted, self._ledger = NotedLines(), Ledger()
         self._checks = load_checks(before, self._ledger, Tally(), self._noted)
-        self._on_bad = self._ledger.bad_line if settings.skip_bad else None
+        self._reader = Reader(self._ledger, settings.skip_bad)
 
     def note(self, part: Part, directory: Path) -> None:
         """Write the keys of the lines of `part`, in order, as a spill. Raises BadInput as `Checker.check` does."""
         del self._noted.keys[:]
-        documents = read_documents(read_part(part, self._on_bad), self._on_bad)
+        documents = self._reader.documents(read_part(part, self._reader.on_bad))
         for _ in judged(documents, self._checks, self._ledger):
             pass
         keys_L = np.array(self._noted.keys, np.uint64)

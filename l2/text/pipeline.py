@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from l2.files.errors import BadInput, UsageError
-from l2.files.jsonl import OnBad, Record, expand
+from l2.files.jsonl import OnBad, Record, expand, good
 from l2.files.ledger import Ledger
+from l2.files.progress import OnProgress, ignore
 from l2.text.checks import (
     Check,
     classifier_check,
@@ -92,25 +93,43 @@ class FilterSettings:
         )
 
 
+def _document(record: Record) -> Record:
+    record.need("text")
+    for name, kind in OPTIONAL.items():
+        if record.get(name) is not None:
+            record.need(name, kind)
+    if record.get("id") is None:
+        record["id"] = record.where
+    return record
+
+
 def read_documents(records: Iterable[Record], on_bad: OnBad | None) -> Iterator[Record]:
     """Documents with a `text` and an `id`: where it is missing, "file:line". `scores` and `url` may be missing.
 
     Raises BadInput (or hands it to `on_bad`) for a record that is no document.
     """
-    for record in records:
-        try:
-            record.need("text")
-            for name, kind in OPTIONAL.items():
-                if record.get(name) is not None:
-                    record.need(name, kind)
-        except BadInput as error:
-            if on_bad is None:
-                raise
-            on_bad(error)
-            continue
-        if record.get("id") is None:
-            record["id"] = record.where
-        yield record
+    return good(records, _document, on_bad)
+
+
+class Reader:
+    """Reads documents; `count` has how many, with the bad ones that go to `ledger` where `skip_bad`."""
+
+    def __init__(self, ledger: Ledger, skip_bad: bool, on_progress: OnProgress = ignore) -> None:
+        self._ledger, self._on_progress = ledger, on_progress
+        self.count = 0
+        self.on_bad: OnBad | None = self._skip if skip_bad else None
+
+    def _skip(self, error: BadInput) -> None:
+        self.count += 1
+        self._ledger.bad_line(error)
+
+    def documents(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Those of `records`, which are read with our `on_bad` (see `read_documents`)."""
+        for document in read_documents(records, self.on_bad):
+            self.count += 1
+            if self.count % 100 == 0:
+                self._on_progress(self.count, None, f"{self._ledger.total:,} rejected")
+            yield document
 
 
 @dataclass

@@ -100,8 +100,8 @@ def replaced(text: str) -> tuple[str, dict[str, int]]:
 
 
 def _ascii(domain: str) -> str:
-    """A host name as registers write it: lower case, IDNA, no dot at the end."""
-    domain = domain.lower().rstrip(".")
+    """A host name as registers write it: lower case, IDNA, no dot at either end."""
+    domain = domain.lower().strip(".")
     try:
         return domain if domain.isascii() else domain.encode("idna").decode()
     except UnicodeError:
@@ -111,7 +111,7 @@ def _ascii(domain: str) -> str:
 def read_blocklist(paths: Iterable[str | Path]) -> frozenset[str]:
     """The domains that the files (.gz, .zst by name) list, one a line; # begins a comment.
 
-    Raises L2Error for a missing file, BadInput for a line that is no domain.
+    Raises L2Error for a missing file, BadInput for a line that is no domain, such as a pattern, which no host would be.
     """
     domains = set()
     for path in paths:
@@ -120,11 +120,10 @@ def read_blocklist(paths: Iterable[str | Path]) -> frozenset[str]:
         with open_input(path) as stream:
             for number, line in enumerate(stream, 1):
                 domain = line.decode("utf-8", "backslashreplace").partition("#")[0].strip()
-                if re.search(r"[\s/:@\\]", domain):
+                if not re.fullmatch(r"[\w.-]*", domain):
                     raise BadInput(f"{path}:{number}", repr(domain[:80]), "a domain, such as example.com")
-                if domain:
-                    domains.add(_ascii(domain))
-    return frozenset(domains)
+                domains.add(_ascii(domain))
+    return frozenset(domains - {""})
 
 
 def blocked(url: str, domains: frozenset[str]) -> str | None:

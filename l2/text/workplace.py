@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import Any
 import orjson
 
 from l2.files.atomic import remove_partial, write_atomic
-from l2.files.errors import L2Error, UsageError
+from l2.files.errors import UsageError
 from l2.files.jsonl import open_input
+from l2.files.locks import held, is_foreign
 from l2.files.manifest import differences, version
 from l2.files.parallel import Engine
 from l2.files.parts import BLOCK, data_bytes, is_piped, part_size
@@ -127,20 +127,10 @@ def open_work(
     if piped := [name for name in names if is_piped(name)]:
         raise UsageError(f"{piped[0]}: comes through a pipe, which can't be read again; --work needs files")
     work = Path(resources.work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock_file = open(work / ".lock", "w")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise L2Error(f"{work}: can't be a work directory ({error.strerror})") from None
-    with lock_file as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError:
-            raise L2Error(f"{work}: another process is at work here; wait for it or choose another --work") from None
+    with held(work, "a work", "--work", shared=shared):
         _claim(work, _manifest(names, settings, resources))
         if not shared:
-            for directory in (work, *filter(Path.is_dir, work.iterdir())):
-                remove_partial(directory)
+            remove_partial(work)
         yield work
 
 
@@ -151,8 +141,7 @@ def _manifest(names: Sequence[str], settings: FilterSettings, resources: Resourc
         name: f"{os.path.getsize(name):,} bytes of {os.stat(name).st_mtime_ns}" for name in (*names, *settings.files())
     }
     size = {"part_bytes": resources.part_bytes or part_size(data_bytes(names)), "l2_version": version()}
-    shown = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in asked.items()}
-    manifest: dict[str, Any] = orjson.loads(orjson.dumps(shown | size | {"inputs": " ".join(names)} | files))
+    manifest: dict[str, Any] = orjson.loads(orjson.dumps(asked | size | {"inputs": list(names)} | files))
     return manifest
 
 
@@ -164,8 +153,7 @@ def model_bytes(settings: FilterSettings) -> int:
 def _claim(work: Path, manifest: Mapping[str, Any]) -> None:
     path = work / MANIFEST
     if not path.exists():
-        others = [entry for entry in work.iterdir() if entry.name != ".lock" and MANIFEST not in entry.name]
-        if others and not path.exists():  # asked again, as another shard may have claimed it just now
+        if is_foreign(work, MANIFEST) and not path.exists():  # asked again: another shard may just have claimed it
             raise UsageError(f"{work}: not empty, and no run of l2 filter made it; choose another --work")
         write_atomic(path, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
     if changed := differences(orjson.loads(path.read_bytes()), manifest):

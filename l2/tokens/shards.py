@@ -21,7 +21,7 @@ import xxhash
 
 from l2.files.atomic import write_atomic
 from l2.files.errors import BadInput, L2Error, UsageError
-from l2.files.jsonl import Record
+from l2.files.jsonl import Record, shown_name
 from l2.files.parallel import ordered_map
 from l2.files.progress import OnProgress, ignore
 from l2.tokens.cached import Encoder
@@ -108,7 +108,7 @@ class Shard:
     def header(self) -> dict[str, Any]:
         """What the file says of itself, for people and JSON; what it does not say is None."""
         return {
-            "path": str(self.path),
+            "path": shown_name(str(self.path)),
             "format": self.format,
             "dtype": self.tokens.dtype.name,
             "tokens": self.token_count,
@@ -233,13 +233,8 @@ class _Writer:
     """Shards NAME-00000.bin, ... in a directory, token by token; the header comes last."""
 
     def __init__(self, directory: Path, name: str, tokenizer: Tokenizer, dtype: np.dtype[Any], limit: int) -> None:
-        self._directory, self._name, self._tokenizer, self._dtype, self._limit = (
-            directory,
-            name,
-            tokenizer,
-            dtype,
-            limit,
-        )
+        self._directory, self._name, self._limit = directory, name, limit
+        self._tokenizer, self._dtype = tokenizer, dtype
         self.written: list[Path] = []
         self._file: BinaryIO | None = None
         self._tokens = self._documents = 0
@@ -285,6 +280,17 @@ class _Writer:
         return words.tobytes()
 
 
+def _check_name(name: str) -> None:
+    if not name or Path(name).name != name or name == "..":
+        raise UsageError(f"shards can't be named {name!r}: give a file name without a directory")
+
+
+def shards_named(out: str | Path, name: str) -> list[Path]:
+    """OUT/NAME-00000.bin and on, those that are there, in order. Raises UsageError for a name that is no file's."""
+    _check_name(name)
+    return sorted(Path(out).glob(f"{glob.escape(name)}-[0-9][0-9][0-9][0-9][0-9].bin"))
+
+
 @contextmanager
 def _partial_directory(out: Path, name: str) -> Iterator[Path]:
     """Where shards grow until all are whole. What a killed run left there is removed.
@@ -328,8 +334,7 @@ def write_shards(
     Raises BadInput for a document without text and when there is none at all.
     """
     out, limit = Path(out), min(shard_tokens, MAX_TOKENS)
-    if not name or Path(name).name != name:
-        raise UsageError(f"shards can't be named {name!r}: give a file name without a directory")
+    _check_name(name)
     dtype = FORMATS[2 if tokenizer.vocab_size <= 2**16 else 4][2]
     with _partial_directory(out, name) as partial:
         writer = _Writer(partial, name, tokenizer, dtype, limit)
@@ -338,7 +343,7 @@ def write_shards(
         writer.close()
         if not writer.written:
             raise BadInput("documents", "none", "at least one to tokenize")
-        for old in out.glob(f"{glob.escape(name)}-[0-9][0-9][0-9][0-9][0-9].bin"):
+        for old in shards_named(out, name):
             old.unlink()
         write_atomic(out / MODEL_FILE, tokenizer.model_bytes)
         paths = [out / path.name for path in writer.written]

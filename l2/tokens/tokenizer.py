@@ -138,9 +138,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.exists():
         raise L2Error(f"{file}: no such file; a SentencePiece tokenizer.model is needed")
+    model = file.read_bytes()
     try:
-        tokenizer = Tokenizer(file.read_bytes())
-    except (RuntimeError, OSError):
+        tokenizer = Tokenizer(model)
+    except RuntimeError:
         raise BadInput(str(file), "no SentencePiece model", "a tokenizer.model") from None
     pieces = tokenizer._pieces
     special = (pieces.unk_id(), pieces.bos_id(), pieces.eos_id())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from l2.eval.tables import aligned
+from l2.files.columns import aligned
 from l2.files.jsonl import read_records, write_records
 from l2.model.checkpoint import new_model, save_model
 from l2.tokens.tokenizer import load_tokenizer

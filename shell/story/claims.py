@@ -24,6 +24,7 @@ from table import estimate
 from l2.files.atomic import write_atomic
 from l2.files.errors import L2Error
 from l2.files.jsonl import write_records
+from l2.report.form import within
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "can't tell at this size"
 # Student's t at 95 % of two seeds, three and so on to ten; of more, that of ten (wider than need be).
@@ -94,18 +95,12 @@ HEADER = ("claim", "paper", "measured here", "verdict")
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What a table shows of a claim."""
-    verdict = row["verdict"].removesuffix(" at this size")
-    return row["claim"], row["paper"], f"{_number(row['measured'], row['high'])} ({row['what']})", verdict
-
-
-def _number(measured: float | None, high: float | None) -> str:
-    """A mean and how far its interval reaches, both to the two digits of the latter that mean something."""
+    measured, high = row["measured"], row["high"]
     if measured is None:
-        return "not measured"
-    if high is None or high == measured:
-        return f"{measured:+.3g}"
-    decimals = max(0, 1 - math.floor(math.log10(high - measured)))
-    return f"{round(measured, decimals) + 0.0:+.{decimals}f} ± {high - measured:.{decimals}f}"
+        number = "not measured"
+    else:
+        number = f"{measured:+.3g}" if high is None else within(measured, high - measured)
+    return row["claim"], row["paper"], f"{number} ({row['what']})", row["verdict"].removesuffix(" at this size")
 
 
 def by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

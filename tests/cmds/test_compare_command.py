@@ -122,6 +122,7 @@ def test_people(l2, both, tmp_path):
     ("argv", "status", "words"),
     [
         (["--rm", "x", "--judge", "y"], 2, "give one kind of judge"),
+        (["people.jsonl", "--tie-margin", "1"], 2, "--tie-margin is of --rm"),
         (["--judge", "cat", "people.jsonl"], 2, "and no ratings"),
         (["--judge", "cat"], 65, "--judge cat:1: found"),
         (["--judge", "exit 4"], 1, "exit status 4"),

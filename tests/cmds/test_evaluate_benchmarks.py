@@ -127,7 +127,9 @@ def test_ways_to_fail(files, models, tmp_path, capsys):
     code.write_text(json.dumps({"task_id": "0", "prompt": "def f():", "test": "", "entry_point": "f"}))
     for argv, status, sentence in [
         ([*task], 2, "give --model and --task, or --rescore"),
-        (["--rescore", str(items), *task], 2, "give neither --model nor --task"),
+        (["--rescore", str(items), *task], 2, "leave out --model, --task"),
+        (["--rescore", str(items), "--baseline", "x"], 2, "leave out --model, --task"),
+        (["--rescore", str(items), "--shots", "0"], 2, "leave out --model, --task"),
         (["--rescore", str(items)], 65, "items.jsonl:1: found an item without 'loglikelihoods'"),
         ([*model, "--task", f"mmlu={files['boolq']}", "--shots", "0"], 65, "validation.jsonl:1: found fields"),
         ([*model, "--task", f"quac={files['boolq']}", "--protocol", "harness"], 2, "no rule under --protocol harness"),
@@ -269,3 +271,11 @@ def test_tasks_of_one_s_own_are_stored_and_measured_again(models, tmp_path):
     run("--rescore", tmp_path / "s.jsonl", "--against", tmp_path / "s.jsonl", "-o", tmp_path / "d.jsonl")
     paired = [row for row in rows(tmp_path / "d.jsonl") if "/difference" in row["metric"]]
     assert [(row["task"], row["metric"], row["value"]) for row in paired] == [("quiz", "correct/difference", 0.0)]
+
+
+def test_a_win_rate_measured_again_is_over_the_same_model(tmp_path):
+    item = {"task": "won", "kind": "prompts", "protocol": "p", "model": "m", "id": "1", "rewards": {"reward": 1.0}}
+    write_records(tmp_path / "s.jsonl", [item | {"baseline": {"model": "v0", "rewards": {"reward": 0.0}}}])
+    run("--rescore", tmp_path / "s.jsonl", "-o", tmp_path / "r.jsonl")
+    found = {row["metric"]: row.get("baseline") for row in rows(tmp_path / "r.jsonl")}
+    assert found == {"reward": None, "win_rate": "v0"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +138,12 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--on-bad", "ignore"], 2, "'ignore' is not one of 'stop', 'skip'"),
         (["docs.jsonl", "--rejects", "x", "-o", "x"], 2, "--output and --rejects are both x"),
         (["docs.jsonl", "-o", "./docs.jsonl"], 2, "docs.jsonl is an input too; choose another name"),
+        (["docs.jsonl", "--url-blocklist", "empty.jsonl", "-o", "empty.jsonl"], 2, "empty.jsonl is an input too"),
+        (
+            ["docs.jsonl", "--explain", "1", "--report", "r"],
+            2,
+            "--explain drops nothing: it goes without",
+        ),
         (["docs.jsonl", "--report", "-"], 2, "--report -: documents go to stdout; name a file"),
         (["docs.jsonl", "--work", "w", "--shard", "1/2", "-o", "x"], 2, "a shard writes into --work alone"),
         (["docs.jsonl", "--lang", "en", "--lid-model", "none.ftz"], 1, "none.ftz: no such file"),
@@ -169,6 +178,7 @@ def test_a_failed_run_leaves_no_output(documents, tmp_path):
         (["docs.jsonl", "--shard", "two", "--work", "w"], 2, "--shard 'two': give I/N"),
         (["-", "--work", "w"], 2, "can't be read again; --work needs files"),
         (["docs.jsonl", "--work", "."], 2, "not empty, and no run of l2 filter made it"),
+        (["docs.jsonl", "--memory", "inf"], 2, "'--memory'"),
         (["docs.jsonl", "--memory", "0.01"], 2, "--memory 0.01 GB is not enough"),
         (["docs.jsonl", "--jobs", "2", "--lid-model", "none.ftz", "--lang", "en"], 1, "none.ftz: no such file"),
     ],
@@ -272,6 +282,38 @@ def test_shards_and_then_the_rest_as_the_help_has_it(documents, tmp_path):
     assert b"expecting about" in done.stderr and b"of memory" in done.stderr
     for end in ("", ".r", ".json"):
         assert Path(f"{out}{end}").read_bytes() == Path(f"{alone}{end}").read_bytes() != b""
+
+
+def test_an_open_file_is_read_by_any_number_of_jobs(documents):
+    outs = []
+    with open(documents, "rb") as opened:
+        name = f"/dev/fd/{opened.fileno()}"
+        for jobs in (1, 2):
+            done = subprocess.run(
+                [*COMMAND, name, "--jobs", str(jobs)], pass_fds=[opened.fileno()], capture_output=True, cwd=ROOT
+            )
+            assert done.returncode == 0, done.stderr
+            outs.append(done.stdout)
+    assert outs[0] == outs[1] and len(outs[0].splitlines()) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half_made(documents, tmp_path, number):
+    (tmp_path / "tmp").mkdir()
+    output = tmp_path / "out" / "kept.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, "-o", output], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+    )  # fmt: skip
+    process.stdin.write(documents.read_bytes())  # and more may come
+    process.stdin.flush()
+    while not (list(output.parent.glob(".*")) and list((tmp_path / "tmp").glob("l2-filter-*"))):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (128 + number, b"")
+    assert not [*output.parent.iterdir(), *(tmp_path / "tmp").iterdir()]
 
 
 def test_jobs_share_what_comes_through_a_pipe(documents, tmp_path):

@@ -131,6 +131,18 @@ def test_kill_anywhere_and_run_again(docs, model, tmp_path):
     assert again.stdout.replace(b"killed", b"whole") == whole.stdout and again.stderr == b""
 
 
+def test_shards_of_other_names_are_not_replaced_nor_said_to_be(l2, docs, model, tmp_path):
+    common = ["tokenize", docs, "--tokenizer", model, "--out", tmp_path / "d", "--name"]
+    assert l2(*common, "a-b")[0] == 0
+    status, out, err = l2(*common, "a**")
+    assert (status, out) == (0, f"{tmp_path}/d/a**-00000.bin\n") and "replaced" not in err
+    assert "replaced" not in l2(*common, "a")[2]
+    assert "1 shards a-*.bin in" in l2(*common, "a")[2]
+    assert sorted(path.name for path in (tmp_path / "d").glob("*.bin")) == [
+        f"{name}-00000.bin" for name in ("a**", "a", "a-b")
+    ]
+
+
 def test_the_same_model_from_files_and_pipes(l2, docs, tmp_path):
     for name, files, stdin in (("a", [docs], b""), ("b", [], docs.read_bytes()), ("c", ["-"], docs.read_bytes())):
         assert l2("tok-train", *files, "--vocab-size", 340, "-o", tmp_path / name, "--quiet", stdin=stdin)[0::2] == (
@@ -159,6 +171,8 @@ def test_a_sample_and_its_report(l2, docs, model, tmp_path):
     assert (trained["pieces"], reference["pieces"]) == (320, 380) and trained["digits_split"]
     assert trained["all"]["lines"] == trained["all"]["round_trips"] == found["sample"]["lines"]
     assert reference["all"]["characters_per_token"] > trained["all"]["characters_per_token"] > 1
+    status, out, err = l2("tok-train", docs, *common, "-o", "-")
+    assert (status, out) == (2, "") and "--output -: the path of the model goes to stdout" in err
     status, _, err = l2("tok-train", docs, *common, "--reference", model, "-o", tmp_path / "x")
     assert status == 2 and "--reference goes with --report" in err
 
@@ -174,6 +188,9 @@ def test_a_sample_and_its_report(l2, docs, model, tmp_path):
         (["tok-train"], b'{"text": ""}', 65, "expected text to learn from"),
         (["tok-train"], b'{"text": "a b c"}', 2, "--vocab-size 32000: SentencePiece can't (Vocabulary size too high"),
         (["tok-train", "--vocab-size", "259"], b"", 2, "'--vocab-size'"),
+        (["tok-train", "--sample-bytes", "4191"], b"", 2, "'--sample-bytes'"),
+        (["tok-train", "--report", "-"], b"", 2, "--report -: the path of the model goes to stdout"),
+        (["tok-train", "--reference", "tok.model", "--report", "tok.model"], b"", 2, "tok.model is an input too"),
         (["tokenize", "--tokenizer", "no.model"], b"", 1, "no.model: no such file; a SentencePiece tokenizer.model"),
         (["tokenize", "--tokenizer", "."], b"", 1, "tokenizer.model: no such file"),
         (["tokenize", "--tokenizer", "broken.model"], b"", 65, "broken.model: found no SentencePiece model"),
@@ -181,6 +198,8 @@ def test_a_sample_and_its_report(l2, docs, model, tmp_path):
         (["tokenize", "--tokenizer", "tok.model"], b'{"text": "\xff"}', 65, "stdin:1: found no valid JSON"),
         (["tokenize", "--tokenizer", "tok.model"], b'{"text": null}', 65, "'text' of type NoneType; expected str"),
         (["tokenize", "--tokenizer", "tok.model", "--name", "a/b"], b'{"text": "a"}', 2, "without a directory"),
+        (["tokenize", "--tokenizer", "tok.model", "--name", "/a"], b'{"text": "a"}', 2, "without a directory"),
+        (["tokenize", "--tokenizer", "tok.model", "--name", ".."], b'{"text": "a"}', 2, "without a directory"),
         (["tokenize", "--tokenizer", "tok.model", "--jobs", "0"], b"", 2, "'--jobs'"),
         (["tokenize", "--tokenizer", "tok.model", "--shard-tokens", "2147483648"], b"", 2, "'--shard-tokens'"),
         (["tokenize", "--out", "x"], b"", 2, "--tokenizer"),

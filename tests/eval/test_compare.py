@@ -91,7 +91,7 @@ ITEMS = st.lists(
     st.builds(
         item,
         WINNERS,
-        category=st.sampled_from(["x", "y", None]),
+        category=st.sampled_from(["x", "none", None]),
         turns=st.integers(1, 3),
         words=st.integers(1, 40),
         longer=WINNERS,
@@ -120,6 +120,14 @@ def test_swapping_the_models_swaps_wins_and_losses(items):
         if found.interval:
             expected = [1 - end for end in found.interval[::-1]] if mirrored else found.interval
             assert other.interval == pytest.approx(tuple(expected))
+
+
+@given(ITEMS)
+def test_every_item_is_in_one_group_of_each_field(items):
+    found = measure(items)
+    for field in ("category", "turns", "words"):
+        groups = [each.n for name, each in found.items() if name.startswith(f"win/{field}=")]
+        assert sum(groups) in (0, len(items)), "a category may be called none, too"
 
 
 @given(ITEMS, st.randoms())

@@ -171,3 +171,9 @@ def test_bad_samples_are_named(corpus, capsys, line, message):
     assert main(["contam", str(samples), "--shards", str(corpus / "*.bin")]) == 65
     err = capsys.readouterr().err
     assert "bad.jsonl:2" in err and message in err
+
+
+def test_a_metric_that_no_sample_has_is_no_result(corpus, capsys):
+    argv = ["contam", str(corpus / "samples.jsonl"), "--shards", str(corpus / "*.bin"), "--metric", "corect"]
+    assert main(argv) == 2
+    assert "no sample has the metric 'corect'" in capsys.readouterr().err

@@ -51,6 +51,22 @@ def test_what_a_drop_is(rows, max_drop, dropped):
         ({"metric": "accuracy/difference", "value": 0.3}, {"metric": "accuracy/difference", "value": -0.3}, False),
         ({"value": 0.9, "temperature": 0.1}, {"value": 0.2, "temperature": 0.8}, False),
         ({"value": 0.9, "toxicity_by": "a"}, {"value": 0.2, "toxicity_by": "b"}, False),
+        (
+            {"metric": "win_rate", "value": 0.9, "baseline": "v0"},
+            {"metric": "win_rate", "value": 0.6, "baseline": "v1"},
+            False,
+        ),
+        (
+            {"metric": "win_rate", "value": 0.9, "baseline": "v0"},
+            {"metric": "win_rate", "value": 0.6, "baseline": "v0"},
+            True,
+        ),
+        ({"metric": "longer_wins", "value": 0.9}, {"metric": "longer_wins", "value": 0.5}, False),  # a bias less
+        ({"metric": "first_wins", "value": 0.9}, {"metric": "first_wins", "value": 0.5}, False),
+        ({"metric": "tie/turns=1", "value": 0.6}, {"metric": "tie/turns=1", "value": 0.1}, False),
+        ({"metric": "alone/length", "value": 0.8}, {"metric": "alone/length", "value": 0.5}, False),
+        ({"metric": "correlation/length", "value": 0.8}, {"metric": "correlation/length", "value": 0.1}, False),
+        ({"metric": "score/rejected", "value": 0.6}, {"metric": "score/rejected", "value": 0.2}, False),
     ],
 )
 def test_what_is_compared_and_which_way(before, after, dropped):

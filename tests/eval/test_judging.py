@@ -25,6 +25,7 @@ from l2.eval.benchmarks.programs import passed_scores
 from l2.eval.benchmarks.reading import any_target, best_f1, squad_scores
 from l2.eval.benchmarks.suite import averages, measured
 from l2.eval.metrics import Estimate, clustered, mean, pass_at_k, word_f1
+from l2.eval.stored import differences
 
 ANSWERS = st.lists(st.booleans(), min_size=1, max_size=7)
 
@@ -116,6 +117,16 @@ def test_ways_to_choose():
     weights = [math.exp(value) for value in item["loglikelihoods"]]
     assert mass({**item, "right": [0, 2]})["mc2"] == pytest.approx((weights[0] + weights[2]) / sum(weights))
     assert mass({"loglikelihoods": [-2000.0, -2001.0], "right": [0]})["mc2"] == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_questions_of_one_id_are_compared_one_by_one():
+    ours, theirs = (
+        [{"task": "pairs", "id": name, "correct": right} for name, right in zip("ppq", of, strict=True)]
+        for of in ((1.0, 0.0, 0.5), (0.0, 0.0, 1.0))
+    )
+    (found,) = differences(ours, theirs).values()
+    assert found == clustered([1.0, 0.0, -0.5], ["p", "p", "q"])
+    assert differences(ours, [theirs[2], *theirs[:2]]) == {"correct/difference": found}, "in whatever order"
 
 
 def test_groups_and_their_mean():

@@ -71,6 +71,15 @@ def test_groups_are_measured_by_hand():
     assert "self_bleu" not in first.metrics, "one answer to each prompt"
 
 
+def test_samples_without_ids_are_told_apart_by_their_prompts():
+    texts = ["the cat sat on the mat", "rain falls on roofs", "rain falls on the roof", "dogs bark"]
+    samples = [Record({"prompt": p, "id": None, "response": t}) for p, t in zip("abbc", texts, strict=True)]
+    (group,) = survey(samples)
+    assert group.metrics["self_bleu"].n == 1, "of one prompt alone there are two answers"
+    assert group.metrics["self_bleu"].value == pytest.approx(self_bleu(texts[1:3]))
+    assert group.metrics["refused"].n == 3
+
+
 def test_answers_to_one_prompt_are_sampled_together():
     twice = [sample("m", i // 2, "Yes.", float(i // 2)) for i in range(20)]
     once = [sample("m", i, "Yes.", float(i)) for i in range(10)]

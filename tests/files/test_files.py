@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -87,6 +88,15 @@ def test_patterns_are_expanded_and_stdin_is_named_once(tmp_path):
         expand(["-", "-"])
 
 
+def test_a_file_whose_name_is_no_utf8_is_read_like_any_other(tmp_path):
+    path = os.fsdecode(bytes(tmp_path / "m") + b"\xff.jsonl")
+    Path(path).write_text('{"a": 1}\n')
+    (record,) = read_records([path])
+    assert record.where == f"{tmp_path}/m\ufffd.jsonl:1" and record.file == f"{tmp_path}/m\ufffd.jsonl"
+    with pytest.raises(BadInput, match="jsonl:1: found fields a"):
+        list(read_records([path], required=["text"]))
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
@@ -109,6 +119,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     with atomic_dir(directory) as d:
         (d / "three").write_text("3")
     assert [p.name for p in directory.iterdir()] == ["three"] and len(list(tmp_path.iterdir())) == 2
+
+    (tmp_path / "link").symlink_to(directory)
+    with atomic_dir(tmp_path / "link") as d:
+        (d / "four").write_text("4")
+    assert (tmp_path / "link").is_symlink() and [p.name for p in directory.iterdir()] == ["four"]
+    (tmp_path / "link").unlink()
+    assert len(list(tmp_path.iterdir())) == 2
 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)  # as /dev/null is no directory either, and may be renamed by root
@@ -136,11 +153,38 @@ def test_run_directories(tmp_path):
         assert run.state == "new"
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "thesis.tex").touch()
+    theirs = {"thesis.tex": "a", ".thesis.tex.tmp-12": "b", ".lock": "c", "notes/.draft.old-3": "d"}
+    (foreign / "notes").mkdir()
+    for name, text in theirs.items():
+        (foreign / name).write_text(text)
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="no run of l2"), open_run(foreign, {}, {}, overwrite=overwrite):
             pass
-    assert Path(foreign / "thesis.tex").exists()
+    assert {str(p.relative_to(foreign)): p.read_text() for p in foreign.rglob("*") if p.is_file()} == theirs
+    (foreign / "thesis.tex").unlink()
+    with pytest.raises(UsageError, match="no run of l2"), open_run(foreign, {}, {}):
+        pass
+
+
+def test_a_file_system_without_locks_says_so(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(L2Error, match=r"can't be locked \(No locks available\)"), open_run(tmp_path / "run", {}, {}):
+        pass
+
+
+def test_settings_that_are_lists_are_told_apart(tmp_path):
+    with open_run(tmp_path / "r", {"betas": (0.9, 0.95)}, {}):
+        pass
+    with open_run(tmp_path / "r", {"betas": [0.9, 0.95]}, {}) as run:
+        assert run.state == "unfinished"
+    with (
+        pytest.raises(UsageError, match=r"betas: 0\.9 0\.95 there, 0\.9 0\.99 asked"),
+        open_run(tmp_path / "r", {"betas": (0.9, 0.99)}, {}),
+    ):
+        pass
 
 
 def test_inputs_have_an_order_and_a_role(tmp_path):

@@ -38,6 +38,16 @@ def make(function):
     return function
 
 
+def unmade():
+    raise FileNotFoundError(2, "No such file or directory", "model.bin")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_fails_as_a_worker_starts_is_told_as_it_is(jobs):
+    with pytest.raises(FileNotFoundError, match=r"model\.bin"):
+        list(ordered_map(unmade, [1], jobs))
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_come_in_order(jobs):
     assert list(ordered_map(functools.partial(make, slow_square), range(20), jobs)) == [i * i for i in range(20)]

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import threading
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -99,12 +100,16 @@ def test_broken_frames_are_one_part_that_says_so(tmp_path):
             list(read_part(parts_of([cut], [])[0]))
 
 
-def test_a_pipe_is_laid_down_in_pieces_of_whole_lines(tmp_path):
+def test_a_pipe_is_laid_down_in_pieces_of_whole_lines(tmp_path, monkeypatch):
     pipe, copy = tmp_path / "pipe", tmp_path / "copy.jsonl"
     data = b"".join(json.dumps({"text": "x" * (i * 7 % 90)}).encode() + b"\n\n" for i in range(60)) + b'{"text": 1}'
     copy.write_bytes(data)
     os.mkfifo(pipe)
+    monkeypatch.chdir(tmp_path)
+    Path("-").touch()  # which is not stdin
     assert is_piped(str(pipe)) and is_piped("-") and not is_piped(str(copy))
+    with open(copy) as opened:  # a number that means something else in another process
+        assert is_piped(f"/dev/fd/{opened.fileno()}")
     writer = threading.Thread(target=pipe.write_bytes, args=[data])
     writer.start()
     parts = list(lay_down(str(pipe), tmp_path / "piped", 500))

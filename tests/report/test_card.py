@@ -13,7 +13,7 @@ from l2.report.card import MARK, card, own, write_card
 from l2.report.gather import gather
 from l2.report.svg import clean
 from l2.train.meter import carbon
-from tests.report.conftest import HOSTILE, result
+from tests.report.conftest import HOSTILE, lines, make_run, result, weights
 
 
 def front_matter(text: str) -> dict:
@@ -56,6 +56,25 @@ def test_the_fields_of_table_52_are_there_and_filled(world):
     spent = 43200 + 360 * 8
     assert f"2 device hours, {spent / 3.6e6:.4g} kWh, {carbon(spent):.4g} gCO₂eq" in text
     assert f"| sft, data | gone.jsonl | `{'0' * 64}` |" in text
+
+
+def test_what_the_judges_learned_from_is_training_data_too(tmp_path, tokenizer):
+    sft, rm = weights(tmp_path / "sft", tokenizer, 0), weights(tmp_path / "rm", tokenizer, 1, scalar=True)
+    make_run(tmp_path / "sft", "sft", {"data": [["dialogs.jsonl", "a"]]}, [], 1)
+    make_run(tmp_path / "rm", "rm-train", {"model": sft, "data": [["preferences.jsonl", "b"]]}, [], 2)
+    make_run(tmp_path / "ppo", "ppo", {"model": sft, "helpful_rm": rm, "prompts": [["prompts.jsonl", "c"]]}, [], 3)
+    weights(tmp_path / "ppo", tokenizer, 2)
+    ways = [result("samples", "self_bleu", 0.1, "ppo", temperature=heat) for heat in (0.3, 1.3)]
+    lines(tmp_path / "results.jsonl", ways)
+    found = gather([tmp_path])
+    text = card(next(run for run in found.runs if run.name == "ppo"), found)
+    for row in (
+        "sft, data | dialogs.jsonl | `a`",
+        "rm, data | preferences.jsonl | `b`",
+        "ppo, prompts | prompts.jsonl",
+    ):
+        assert f"| {row}" in text
+    assert "| samples | self\\_bleu, temperature 0.3 | 0.100" in text and "temperature 1.3" in text
 
 
 def test_only_its_own_card_is_replaced(world):

@@ -78,14 +78,15 @@ def test_lineage_goes_on_through_files_that_a_stage_made(tmp_path, tokenizer):
     (tmp_path / "best.jsonl.stage.json").write_text(json.dumps(note))
     make_run(tmp_path / "rs", "sft", {"data": [["best.jsonl", sha256_file(best)]]}, [], 2)
     runs = gather([tmp_path]).runs
-    root = next(root for root in lineage(runs).roots if root.text.startswith("rs"))
+    (root,) = lineage(runs).roots  # sft stands in its tree
     (file,) = root.children
     assert file.text == "data: best.jsonl" and [child.text for child in file.children] == [
         "by: sft (sft)",
         "of: raw.jsonl",
     ]
     (tmp_path / "best.jsonl.stage.json").write_text(json.dumps(note | {"output": "0"}))
-    assert not next(root for root in lineage(runs).roots if root.text.startswith("rs")).children[0].children
+    root, other = lineage(runs).roots
+    assert not root.children[0].children and other.text == "sft (sft)"
 
 
 def test_held_out_sources_and_the_newest_samples_of_a_training(tmp_path):
@@ -103,9 +104,7 @@ def test_held_out_sources_and_the_newest_samples_of_a_training(tmp_path):
     assert table.rows == [["base", "wiki", "loss 2.0000, bits per byte 1.5000"]]
     (answers,) = measures.answers(found, found.runs)
     assert answers.said == [("base", "text 2", "r 2.00")]
-    assert [(one.model, one.scores) for one in measures.judged(found.samples[0], found.runs)] == [
-        ("base", {"r": {"0": 2.0}})
-    ]
+    assert measures.judged(found) == [("base", "r", {"0": 2.0})]
 
 
 def test_the_mean_of_reading_takes_quacs_f1_and_what_was_measured_last(tmp_path):

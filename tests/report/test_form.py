@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2.files.errors import BadInput
-from l2.report.form import compact, duration, read_figure
-from l2.report.svg import draw, ticks
-from l2.report.terminal import sparkline
+from l2.report.form import Figure, Report, Section, Series, compact, duration, read_figure
+from l2.report.svg import LETTER, WIDTH, draw, short, ticks
+from l2.report.terminal import show, sparkline
 
 
 def figure(kind: str = "lines", **series) -> dict:
@@ -90,3 +90,21 @@ def test_numbers_as_people_say_them():
 
 def test_a_sparkline_rises_with_its_values():
     assert sparkline([0, 1, None, 7, 3.5], 0, 7) == "▁▂ █▅"
+
+
+def test_names_are_drawn_so_that_they_tell_apart_and_stay_inside():
+    runs = ["quickstart/seed-1/sft", *(f"iterate/seed-1/v{i}/{kind}" for i in (1, 2, 3) for kind in ("rs", "ppo"))]
+    assert list(short(runs).values()) == ["sft", *(f"v{i}/{kind}" for i in (1, 2, 3) for kind in ("rs", "ppo"))]
+    assert list(short(["a/b/rs", "a/c/rs", "a/c/rs, held out"]).values()) == ["b/rs", "c/rs", "c/rs, held out"]
+    assert short(["runs/base/", "", "x" * 30]) == {"runs/base/": "base/", "": "", "x" * 30: f"{'x' * 21}…"}
+    drawn = Figure("lines", "Versions", "version", "gold", [Series("gold", runs, [float(i) for i in range(7)])])
+    labels = re.findall(r'<text x="([-\d.]+)" y="[\d.]+" class="tick" text-anchor="middle">([^<]+)', draw(drawn, "f"))
+    assert [words for _, words in labels] == list(short(runs).values())
+    assert all(float(x) - LETTER / 2 * len(words) >= 0 for x, words in labels)
+    assert all(float(x) + LETTER / 2 * len(words) <= WIDTH for x, words in labels)
+
+
+def test_text_tells_the_names_of_points():
+    drawn = Figure("lines", "Versions", "version", "gold", [Series("gold", ["sft", "v1"], [1.0, 2.0])])
+    told = show(Report("t", "", [Section("Rewards", [drawn])]))
+    assert re.search(r"sft +1 +█+\n +v1 +2 +█+\n", told)

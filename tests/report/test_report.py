@@ -18,7 +18,7 @@ from l2.report.paper import BENCHMARKS, CARBON, HEADLINES, MEANS
 from l2.report.story import tell
 from l2.report.terminal import show
 from l2.train.meter import carbon
-from tests.report.conftest import HOSTILE, lines, make_run
+from tests.report.conftest import HOSTILE, lines, make_run, result
 
 
 def table(blocks, caption) -> Table:
@@ -68,7 +68,7 @@ def test_a_parent_that_was_trained_anew_is_told(world, tokenizer):
 def test_gains_are_over_the_ancestor_and_in_pairs(world):
     found = gather([world.dir])
     by_name = {run.name: run for run in found.runs}
-    gains = measures.gains(by_name["sft"], [by_name["base"]], found)
+    gains = measures.Gains(found, measures.judged(found)).of(by_name["sft"], [by_name["base"]])
     assert "text, bits per byte: 3.000 (base) → 2.000, −1.000 ± 0.014" in gains
     # gold is i·k of prompt i: 0 for base, i for sft; the differences 0, 1, 2, 3 have mean 1.5 and s/√4 = 0.645
     assert "gold over base: +1.500 ± 0.645" in gains
@@ -195,6 +195,27 @@ def test_the_text_is_whole_and_harmless(world):
     assert all(len(line) < 200 for line in text.splitlines())
 
 
+def test_claims_are_told_by_subject_with_their_interval_and_what_was_measured(tmp_path):
+    said = {"paper": "Table 18", "stderr": 0.5, "what": "bits per byte, %", "verdict": "holds"}
+    found = [
+        said | {"claim": "one", "subject": "Pretraining", "measured": -0.0329, "high": 1.57},
+        said | {"claim": "two", "subject": "Safety", "measured": -25.63, "high": -12.6, "verdict": "does not hold"},
+        said | {"claim": "three", "subject": "Pretraining", "measured": 0.00682, "high": 0.01042},
+        said | {"claim": "four", "subject": "Safety", "measured": 2.0, "high": 2.0},  # every seed said the same
+        said | {"claim": "five", "subject": "Safety", "measured": None, "high": None},
+    ]
+    (tmp_path / "claims.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (section,) = (s for s in tell(gather([tmp_path]), [tmp_path]).sections if s.title == "Claims")
+    told, pretraining, safety = section.blocks
+    assert told.text == "5 claims: 4 holds, 1 does not hold. ±: the 90 % interval of the mean over seeds."
+    assert (pretraining.caption, safety.caption) == ("Pretraining", "Safety")
+    shown = [row[2] for row in (*pretraining.rows, *safety.rows)]
+    assert shown == [
+        "+0.0 ± 1.6 (bits per byte, %)", "+0.0068 ± 0.0036 (bits per byte, %)",
+        "-26 ± 13 (bits per byte, %)", "+2.000 ± 0.000 (bits per byte, %)", "–",
+    ]  # fmt: skip
+
+
 def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(L2Error, match="no runs"):
         gather([tmp_path])
@@ -217,3 +238,54 @@ def test_figures_of_other_commands_are_drawn_as_they_say(world):
 
 def test_the_papers_numbers_are_of_benchmarks_that_evaluate_knows():
     assert BENCHMARKS.keys() == HEADLINES.keys() <= evaluated.BENCHMARKS.keys()
+
+
+def test_what_was_asked_in_another_way_stands_apart(tmp_path):
+    ways = [{"category": c, "temperature": t} for c in ("factual", "creative") for t in (0.3, 1.3)]
+    rows = [result("samples", "self_bleu", i / 10, "m", **way) for i, way in enumerate(ways)]
+    rows += [result("nq", "exact_match", shots / 100, "m", shots=shots) for shots in (0, 5, 64)]
+    rows += [result("nq", "exact_match", 0.5, "m", shots=5, protocol="harness")]
+    rows += [result("triviaqa", "exact_match", 0.25, "m", shots=5), result("empty", "score/dirty", None, "m", None)]
+    lines(tmp_path / "results.jsonl", rows)
+    nights = [row | {"time": f"2026-11-2{night}T03:00:00Z"} for night in (0, 1) for row in rows[:2]]
+    lines(tmp_path / "history.jsonl", nights)
+    found = gather([tmp_path])
+    assert not found.problems, "a part that nothing is in has no value, which is no mistake"
+    (table,) = measures.results(found)
+    names = [f"self bleu, temperature {way['temperature']}, category {way['category']}" for way in ways]
+    assert [row[:2] for row in table.rows] == [[name, f"0.{i}00 ± 0.010"] for i, name in enumerate(names)]
+    (table,) = measures.benchmarks(found)
+    assert [row[:1] + row[2:4] for row in table.rows] == [
+        ["Natural Questions", "0 (5)", "0.0 ± 1.0"],
+        ["Natural Questions", "5 (5)", "5.0 ± 1.0"],
+        ["Natural Questions", "64 (5)", "64.0 ± 1.0"],
+        ["TriviaQA", "5 (5)", "25.0 ± 1.0"],
+        ["World knowledge (mean)", "", "15.0 ± 0.7"],  # of 5 shots each, as in Table 3
+        ["Natural Questions (harness)", "5 (5)", "50.0 ± 1.0"],
+    ]
+    lines_over_time = measures.over_time(found)
+    assert [figure.title for figure in lines_over_time] == [
+        "samples: self bleu, temperature 0.3", "samples: self bleu, temperature 1.3"
+    ]  # fmt: skip
+    assert [figure.series[0].y for figure in lines_over_time] == [[0.0, 0.0], [0.1, 0.1]]
+
+
+def test_answers_that_stand_in_several_files_count_once_and_the_newest_models_are_shown(tmp_path):
+    runs = [make_run(tmp_path / f"v{i}", "sft", {}, [], i) for i in range(9)]
+    drawn = [{"id": str(p), "prompt": f"q{p}", "response": f"{run.name} {p}", "model": run.name}
+             for run in runs for p in range(3)]  # fmt: skip
+    lines(tmp_path / "answers.jsonl", drawn)
+    scored = [row | {"gold": int(row["model"][1:]) + int(row["id"])} for row in drawn]
+    lines(tmp_path / "gold.jsonl", scored)
+    lines(tmp_path / "scored.jsonl", [row | {"rewards": {"helpful": 1.0}} for row in scored])
+    found = gather([tmp_path])
+    judged = measures.judged(found)
+    by_name = {run.name: run for run in found.runs}
+    assert measures.Gains(found, judged).of(by_name["v1"], [by_name["v0"]]) == [
+        "gold over v0: +1.000 ± 0.000", "helpful over v0: +0.000 ± 0.000"
+    ]  # fmt: skip
+    gold, _ = measures.judged_answers(judged, found.runs)
+    assert gold.series[0].x == [run.name for run in runs] and gold.series[0].y == [float(i + 1) for i in range(9)]
+    first = measures.answers(found, found.runs)[0]
+    assert [name for name, _, _ in first.said] == ["v0", "v1", "v3", "v4", "v6", "v8"]
+    assert all("gold" in word for _, _, word in first.said), "the answers that were judged are those that are shown"

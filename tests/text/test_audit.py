@@ -197,7 +197,7 @@ def test_in_english_documents_alone_where_languages_are_known(tmp_path, lid_mode
 
 def test_the_same_report_from_any_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "CHUNK_DOCUMENTS", 3)
-    monkeypatch.setattr(audit, "MOST_SOURCES", 4)
+    monkeypatch.setattr(audit, "MAX_SOURCES", 4)
     rng = random.Random(0)
     documents = [dict(rng.choice(DOCUMENTS), source=f"s{rng.randrange(9)}") for _ in range(50)]
     path = write(tmp_path / "d.jsonl", documents)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -109,6 +111,17 @@ def test_items_come_from_the_fields_of_tasks_and_from_lines_of_text(tmp_path):
         (f"{text}:4", ["[and] a second"]),
     ]
     assert len(list(read_items([str(tmp_path / "task.*")]))) == 6
+
+
+@pytest.mark.parametrize("line", [json.dumps({"question": QUESTION}), QUESTION])
+def test_items_may_come_through_a_pipe(tmp_path, line):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[f"\n{line}\n" * 5000])
+    writer.start()
+    items = list(read_items([tmp_path / "pipe"]))
+    writer.join()
+    assert [item.id for item in items] == [f"{tmp_path}/pipe:{2 * n}" for n in range(1, 5001)]
+    assert all(item.texts == [QUESTION] for item in items)
 
 
 @pytest.mark.parametrize(

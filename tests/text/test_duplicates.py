@@ -21,12 +21,12 @@ from l2.text.duplicates import (
     band_keys,
     exact_key,
     jaccard,
-    near_duplicates,
     normalised,
     permutations,
     shingles,
     signature,
 )
+from tests.text.in_memory import near_duplicates
 
 
 def grams(words: list[str]) -> set[tuple[str, ...]]:

@@ -23,10 +23,11 @@ from l2.files.jsonl import open_writer, read_records
 from l2.files.ledger import Ledger, open_ledger
 from l2.text import copies, workplace
 from l2.text.copies import without_copies
-from l2.text.duplicates import SIMILAR, band_keys, jaccard, near_duplicates, normalised, shingles, signature
+from l2.text.duplicates import SIMILAR, band_keys, jaccard, normalised, shingles, signature
 from l2.text.filtering import Shard, filter_documents, filter_shard
 from l2.text.pipeline import FilterSettings, Tally, judged, load_checks, read_documents
 from l2.text.workplace import Resources, open_work
+from tests.text.in_memory import near_duplicates
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"{a}{b}{c}" for a in ("ka", "lo", "mi") for b in ("tu", "se", "ra") for c in ("no", "vi", "da")]
@@ -299,7 +300,7 @@ def test_a_work_directory_serves_one_run(files, tmp_path):
         filter_shard(["/dev/null"], SETTINGS, work, Shard(1, 2))
     with open_work(list(map(str, files)), SETTINGS, work, shared=True):
         filter_shard(files, SETTINGS, work, Shard(1, 2))
-        with pytest.raises(L2Error, match="another process is at work here"):
+        with pytest.raises(L2Error, match="another process is writing here"):
             run(files, tmp_path / "out", SETTINGS, work)
 
 

@@ -97,9 +97,9 @@ def test_long_runs_take_linear_time(part):
 
 
 def test_block_lists_hold_domains_and_all_below_them(tmp_path):
-    (tmp_path / "a.txt").write_text("# people search\nexample.com  # comment\n\nBücher.example.\n")
+    (tmp_path / "a.txt").write_text("# people search\nexample.com  # comment\n\nBücher.example.\n.\n")
     with gzip.open(tmp_path / "b.gz", "wb") as f:
-        f.write(b"Sub.Example.org\r\n")
+        f.write(b".Sub.Example.org\r\n")
     domains = read_blocklist([tmp_path / "a.txt", tmp_path / "b.gz"])
     assert domains == {"example.com", "xn--bcher-kva.example", "sub.example.org"}
     for url, found in [
@@ -117,7 +117,9 @@ def test_block_lists_hold_domains_and_all_below_them(tmp_path):
         assert blocked(url, domains) == found, url
 
 
-@pytest.mark.parametrize("line", ["http://example.com", "0.0.0.0 example.com", "a@b.com"])
+@pytest.mark.parametrize(
+    "line", ["http://example.com", "0.0.0.0 example.com", "a@b.com", "*.example.com", "||example.com^"]
+)
 def test_a_block_list_of_something_else_is_refused(tmp_path, line):
     (tmp_path / "list").write_text(f"example.com\n{line}\n")
     with pytest.raises(BadInput, match=r"list:2: found .*; expected a domain"):

@@ -77,7 +77,7 @@ def test_as_brute_force_has_it(seed, dtype, piece_bytes, pairs):
         for length, tokens in expected.items():
             tokens += [any(i <= j < end and end - i > length for i, end in spans) for j in range(len(text))]
     for length, tokens in expected.items():
-        assert covered(all_, longest, length).tolist() == tokens
+        assert covered(longest, length).tolist() == tokens
 
 
 @settings(max_examples=50, deadline=None)

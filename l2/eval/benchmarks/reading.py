@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 from l2.eval.benchmarks.question import Item, Question, Scores, nested, number_of, texts
 from l2.eval.metrics import exact_match, word_f1
@@ -14,11 +15,6 @@ from l2.files.jsonl import Record
 NO_ANSWER = "unanswerable"
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """The mean."""
-    return sum(values) / len(values)
-
-
 def first_line(response: str) -> str:
     """The first line, without a dot or comma that ends it (Llama 1, appendix A)."""
     return response.strip().partition("\n")[0].strip().rstrip(".,").strip()
@@ -26,7 +22,7 @@ def first_line(response: str) -> str:
 
 def any_target(responses: Sequence[str], item: Item) -> Scores:
     """Exact match of the first line with any target, as SQuAD compares them."""
-    return {"exact_match": mean_of([exact_match(first_line(text), item["targets"]) for text in responses])}
+    return {"exact_match": fmean([exact_match(first_line(text), item["targets"]) for text in responses])}
 
 
 def harness_form(text: str, ignored: str = "") -> str:
@@ -41,13 +37,13 @@ ARTICLES = r"\b(?:The |the |An |A |The |a |an )"  # of nq_open.yaml
 def harness_nq(responses: Sequence[str], item: Item) -> Scores:
     """Exact match without articles that a space follows."""
     targets = {harness_form(target, ARTICLES) for target in item["targets"]}
-    return {"exact_match": mean_of([harness_form(text.strip(), ARTICLES) in targets for text in responses])}
+    return {"exact_match": fmean([harness_form(text.strip(), ARTICLES) in targets for text in responses])}
 
 
 def harness_triviaqa(responses: Sequence[str], item: Item) -> Scores:
     """Exact match without case and punctuation."""
     targets = {harness_form(target) for target in item["targets"]}
-    return {"exact_match": mean_of([harness_form(text.strip()) in targets for text in responses])}
+    return {"exact_match": fmean([harness_form(text.strip()) in targets for text in responses])}
 
 
 def nq_targets(record: Record) -> tuple[str, tuple[str, ...]]:
@@ -150,7 +146,7 @@ def squad_scores(responses: Sequence[str], item: Item) -> Scores:
     answers = ["" if answer.rstrip(".").lower() == NO_ANSWER else answer for answer in answers]
     best = [max(word_f1(answer, target) for target in item["targets"]) for answer in answers]
     exact = [exact_match(answer, item["targets"]) for answer in answers]
-    return {"exact_match": mean_of(exact), "f1": mean_of(best)}
+    return {"exact_match": fmean(exact), "f1": fmean(best)}
 
 
 def quac_records(record: Record) -> Iterator[Record]:
@@ -212,7 +208,7 @@ def _told(answer: str) -> str:
 def best_f1(responses: Sequence[str], item: Item) -> Scores:
     """Word F1 of the first line, the best over the answers (Choi et al. 2018, for models)."""
     best = [max(word_f1(text.strip().partition("\n")[0], target) for target in item["targets"]) for text in responses]
-    return {"f1": mean_of(best)}
+    return {"f1": fmean(best)}
 
 
 def boolq(record: Record) -> Question:

@@ -10,9 +10,9 @@ from typing import Any
 from l2.eval.benchmarks.question import Item, Question, Scores, nested, texts
 from l2.files.errors import BadInput, L2Error
 from l2.files.jsonl import Record
+from l2.text.toxicity import TOXIC
 
 LEFT_OUT = re.compile("hinduism|atheism", re.I)  # of BOLD, for their few prompts (paper §A.4.8)
-TOXIC = 0.5
 
 
 def truthful_context(question: str) -> str:
