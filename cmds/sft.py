@@ -94,7 +94,9 @@ def sft(
 
     console = Console("sft", quiet)
     start_from = str(base_of(model)) if from_base else model
-    config, _ = load_config(start_from)
+    config, scalar = load_config(start_from)
+    if scalar:  # before the run leaves anything on disk
+        raise BadInput(start_from, "a reward model", "a language model")
     length = seq_len or config.max_seq_len
     vocabulary = load_tokenizer(start_from)
     check_vocabulary(config, vocabulary, start_from)

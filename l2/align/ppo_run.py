@@ -41,7 +41,7 @@ from l2.model.checkpoint import (
 )
 from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer
-from l2.train.checkpoints import Log, latest_step, load_step, save_step
+from l2.train.checkpoints import SAMPLES, Log, latest_step, load_step, save_step
 from l2.train.fused import fuse
 from l2.train.optim import load_optimizer, optimizer_tensors
 from l2.train.order import epoch_order
@@ -50,7 +50,6 @@ from l2.train.stop import stop_wish
 
 VALUE = "value"  # the directory of the value model
 BEST = "checkpoints/best"  # the policy that held-out prompts like best, with --stop-patience
-SAMPLES = "samples.jsonl"  # held-out answers of every evaluation
 SAMPLE_BATCH = 128  # answers written at once
 
 

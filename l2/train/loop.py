@@ -282,9 +282,6 @@ def _sample(training: Training, settings: Settings, draw: Draw, log: Log) -> Non
                 log.write({"step": training.step, **sample})
 
 
-TIMINGS = ("tokens_per_s", "mfu", "mfu_common", "joules")  # fields of a line in which two equal runs differ
-
-
 def train(
     model: AnyModel,
     objective: Objective,

@@ -44,11 +44,6 @@ def carbon(joules: float, pue: float = PUE, grams_per_kwh: float = GRAMS_PER_KWH
     return joules / 3.6e6 * pue * grams_per_kwh
 
 
-def table2_tonnes(gpu_hours: float, watts: float) -> float:
-    """A row of the paper's Table 2, tCO2eq, cut (not rounded) to two places as it is there."""
-    return math.floor(carbon(gpu_hours * watts * 3600.0) / 1e6 * 100) / 100
-
-
 class Energy:
     """Joules since it was made. `source` says how they are known: "nvml", "rapl", or "estimate" from `watts`.
 

@@ -162,6 +162,7 @@ def test_a_scalar_model_is_no_policy(rm_dir, tmp_path):
     data = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}'
     done = l2("sft", "--model", rm_dir, "--out", tmp_path / "x", stdin=data)
     assert done.returncode == 65 and "found a reward model; expected a language model" in done.stderr
+    assert not (tmp_path / "x").exists()  # where the right model could not go then
 
 
 def test_sft_and_rm_train_end_to_end(tokenizer, tmp_path):

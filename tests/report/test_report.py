@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -17,7 +18,7 @@ from l2.report.page import render
 from l2.report.paper import BENCHMARKS, CARBON, HEADLINES, MEANS
 from l2.report.story import tell
 from l2.report.terminal import show
-from l2.train.meter import carbon, table2_tonnes
+from l2.train.meter import carbon
 from tests.report.conftest import HOSTILE, lines, make_run, result
 
 
@@ -97,7 +98,7 @@ def test_the_papers_groups_are_the_means_of_its_benchmarks():
 
 def test_the_papers_table_2_is_its_formula():
     for hours, watts, tonnes in CARBON.values():
-        assert table2_tonnes(hours, watts) == tonnes
+        assert math.floor(carbon(hours * watts * 3600.0) / 1e4) / 100 == tonnes
 
 
 def test_footprint_adds_up_and_says_what_was_not_measured(world):
