@@ -43,6 +43,7 @@ from l2.model.transformer import LanguageModel, ScalarModel
 from l2.tokens.tokenizer import Tokenizer
 from l2.train.checkpoints import SAMPLES, Log, latest_step, load_step, save_step
 from l2.train.fused import fuse
+from l2.train.meter import Energy, carbon
 from l2.train.optim import load_optimizer, optimizer_tensors
 from l2.train.order import epoch_order
 from l2.train.ranks import ALONE, Ranks, cut_weights, gathered, put_back
@@ -361,11 +362,12 @@ def run_ppo(
         state.best = begun["val_reward"]
         _keep_best(run, ppo, state, tokenizer)
         log.write(begun)
-    saving = 0.0
+    energy, before, saving = Energy(ppo.device, ppo.ranks.local), log.last.get("joules", 0.0), 0.0
     with stop_wish() as wish:
         while state.step < settings.iterations and not state.stopped:
             known = log.last.get("alarms", {})
             line: Line = ppo.iterate(state)
+            line["joules"] = round(before + ppo.ranks.total([energy.joules()])[0], 1)
             line["seconds"]["save"] = round(saving, 3)  # of the checkpoint before
             last = state.step == settings.iterations
             if ppo.held_out and (last or state.step % settings.eval_every == 0):
@@ -385,8 +387,9 @@ def run_ppo(
                 raise Stopped(f"{why} at iteration {state.step}, saved; run the same command again to go on")
     if state.stopped and (run.dir / BEST).exists():
         put_back(ppo.learner.policy, read_weights(run.dir / BEST))
-    save = _saver(ppo, tokenizer)
+    save, joules = _saver(ppo, tokenizer), log.last.get("joules", 0.0)
     with ppo.ranks.told():
         if ppo.ranks.first:
+            run.save(joules=joules, energy=energy.source, gco2e=round(carbon(joules), 3))
             save(run.dir)
     return log.last

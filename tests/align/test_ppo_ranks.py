@@ -13,7 +13,7 @@ from l2.model.checkpoint import read_tensors
 from tests.conftest import WORDS
 from tests.train.test_all_ranks import forks
 
-TIMINGS = ("tokens_per_s", "answers_per_s", "seconds")
+TIMINGS = ("tokens_per_s", "answers_per_s", "seconds", "joules")
 DRAWN = ("step", "tokens", "length", "eos_rate", "distinct_2", "gated")  # what the answers alone decide
 
 

@@ -40,7 +40,8 @@ def arguments(out: Path, model_dir: Path, rm_dir: Path, prompts: Path, *more: ob
     return [str(word) for word in given]
 
 
-TIMINGS = ("tokens_per_s", "answers_per_s", "seconds")
+METERS = ("nvml", "rapl", "estimate")
+TIMINGS = ("tokens_per_s", "answers_per_s", "seconds", "joules")
 
 
 def log(out: Path) -> list[dict]:
@@ -116,6 +117,9 @@ def test_what_a_run_leaves_behind(finished, model_dir, rm_dir, capsys, prompts):
     named = {option: [path for path, _ in inputs] for option, inputs in run["inputs"].items()}
     assert run["status"] == "finished" and named["prompts"] == [str(prompts)] and named["eval_prompts"] == []
     assert named["model"] == [str(model_dir)] and named["helpful_rm"] == [str(rm_dir)]
+    spent = [json.loads(line)["joules"] for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert 0 < spent[0] < spent[1] < spent[2] == run["joules"]
+    assert run["gco2e"] == pytest.approx(spent[2] / 3.6e6 * 1.1 * 385, abs=1e-3) and run["energy"] in METERS
 
     assert main(arguments(finished, model_dir, rm_dir, prompts, "--iterations", 3, "--micro-batch", 2)) == 0
     assert "already finished" in capsys.readouterr().err  # the micro-batch is memory only
