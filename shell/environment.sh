@@ -11,7 +11,7 @@ environment() {
     [ -e .venv/bin/activate ] || python3 -m venv .venv || { rm -rf .venv; return 1; }
     source .venv/bin/activate
     if [ ! -e "$stamp" ]; then
-        echo "Installing into .venv ..." >&2
+        echo "Installing torch and what else l2 needs into .venv, once; this may take minutes ..." >&2
         python -m pip install --quiet --disable-pip-version-check torch==2.13.0
         python -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
         touch "$stamp"

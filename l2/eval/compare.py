@@ -50,7 +50,11 @@ def by_id(samples: Sequence[Record]) -> dict[str, Record]:
         identity = str(sample.need("id", (str, int)))
         sample.need("response")
         if identity in found:
-            raise BadInput(sample.where, f"a second answer to {identity!r}", f"one, as in {found[identity].where}")
+            raise BadInput(
+                sample.where,
+                f"a second answer to {identity!r}",
+                f"one to a prompt (l2 generate -n 1), as in {found[identity].where}",
+            )
         found[identity] = sample
     return found
 

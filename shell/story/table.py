@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from scripts import run
@@ -20,7 +20,12 @@ from l2.files.errors import L2Error, UsageError
 from l2.files.jsonl import Record, read_records
 
 LOWER_IS_BETTER = {"bits_per_byte", "harm"}
+AIMS = {"sft": ("gold",), "gatt": ()}  # of stages that aim at less than both more gold and less harm
 CHANCE = {"score at EOS": 0.5}  # by protocol, what tossing coins would score: two answers of a pair
+
+LEGEND = """
+before: the stage before, or chance. Of bits per byte and harm less is better. ±: one standard error (se) over what was
+asked; another seed may differ by more."""
 
 
 class Estimate(NamedTuple):
@@ -49,7 +54,7 @@ class Row(NamedTuple):
         """WRONG SIGN, or how many standard errors the gain is from nothing."""
         if self.sign and self.gain.mean * self.sign <= 0:
             return "WRONG SIGN"
-        return f"{abs(self.gain.mean) / self.gain.stderr:.1f} se" if self.gain.stderr else ""
+        return f"{abs(self.gain.mean) / self.gain.stderr:.1f}" if self.gain.stderr else ""
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -58,12 +63,18 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), spread, len(values))
 
 
+def means(values: Iterable[tuple[Any, float]]) -> dict[str, float]:
+    """The mean of the values of each id."""
+    of: dict[str, list[float]] = {}
+    for name, value in values:
+        of.setdefault(str(name), []).append(value)
+    return {name: fmean(values) for name, values in of.items()}
+
+
 def by_id(path: str, field: str, keep: Callable[[Record], bool] = lambda record: True) -> dict[str, float]:
     """Mean of `field` for each id in a file, over the records that `keep` is true of."""
-    values: dict[str, list[float]] = {}
-    for record in filter(keep, read_records((path,), required=("id", field))):
-        values.setdefault(str(record["id"]), []).append(float(record.need(field, (int, float, bool))))
-    return {name: fmean(of) for name, of in values.items()}
+    records = filter(keep, read_records((path,), required=("id", field)))
+    return means((record["id"], float(record.need(field, (int, float, bool)))) for record in records)
 
 
 def paired(stage: str, what: str, before: Mapping[str, float], after: Mapping[str, float], *, sign: int) -> Row:
@@ -100,13 +111,26 @@ def result_rows(paths: Sequence[str]) -> Iterator[Row]:
 def score_rows(files: Mapping[str, str]) -> Iterator[Row]:
     """Rows of the annotator's scores, each stage against the one before it.
 
-    Gold is compared on the prompts that aren't tagged as safety prompts, harm on those that are.
+    Gold is compared on the ordinary prompts, harm on those that are tagged as safety prompts. What a stage doesn't aim
+    at isn't judged.
     """
     for before, after in pairwise(files):
-        for field, safety, sign in (("gold", False, 1), ("harm", True, -1)):
+        for field, prompts, safety, sign in (("gold", "ordinary", False, 1), ("harm", "violent", True, -1)):
             sides = [by_id(files[name], field, lambda r: bool(r.get("safety")) == safety) for name in (before, after)]  # noqa: B023
+            aimed = sign if field in AIMS.get(after, (field,)) else 0
             if any(sides):  # a set of prompts may hold no safety prompts
-                yield paired(after, f"{field}, against {before}", *sides, sign=sign)
+                yield paired(after, f"{field}, {prompts} prompts", *sides, sign=aimed)
+
+
+def unasked_rows(files: Mapping[str, str], expected: Sequence[str]) -> Iterator[Row]:
+    """A row of the share of answers that obey a constraint which nobody stated, of the last two of the stages."""
+    sides = [
+        means(
+            (r["id"], r.need("response").startswith(tuple(expected))) for r in read_records((path,), required=("id",))
+        )
+        for path in list(files.values())[-2:]
+    ]
+    yield paired([*files][-1], "answers that obey unasked", *sides, sign=0)
 
 
 def obeyed_rows(files: Mapping[str, str]) -> Iterator[Row]:
@@ -126,13 +150,13 @@ def obeyed_rows(files: Mapping[str, str]) -> Iterator[Row]:
 
 def cells(row: Row) -> tuple[str, ...]:
     """What a row shows in each column."""
-    gain = f"{row.gain.mean:+.3f} ± {row.gain.stderr:.3f}"
+    gain = f"{row.gain.mean:+.3f}" + (f" ± {row.gain.stderr:.3f}" if row.gain.stderr else "")
     return row.stage, row.what, str(row.before), str(row.after), gain, str(row.gain.n), row.verdict
 
 
 def render(rows: Iterable[Row], markdown: bool) -> str:
     """The rows as aligned text, or as a Markdown table."""
-    lines = [("stage", "held-out measure", "before", "after", "gain", "n", ""), *map(cells, rows)]
+    lines = [("stage", "held-out measure", "before", "after", "gain", "n", "gain in se"), *map(cells, rows)]
     if markdown:
         lines.insert(1, ("---",) * len(lines[0]))
         return "\n".join(f"| {' | '.join(cell.strip() for cell in line)} |" for line in lines)
@@ -152,6 +176,9 @@ def named(pairs: Iterable[str], option: str) -> dict[str, str]:
 def main(
     results: Annotated[list[str] | None, typer.Option(help="JSONL of results (repeatable).")] = None,
     scores: Annotated[list[str] | None, typer.Option(help="NAME=FILE of annotator.py score, in order.")] = None,
+    constraints: Annotated[
+        str | None, typer.Option(help="Instructions as JSONL: do the last two of --scores obey them unasked?")
+    ] = None,
     obeyed: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE of evaluate --samples, without and with GAtt.")
     ] = None,
@@ -163,9 +190,14 @@ def main(
     Example: python table.py --results results.jsonl --scores sft=sft.jsonl --scores rs=rs.jsonl --check
     """
     rows = [*result_rows(results)] if results else []
-    rows += score_rows(named(scores or (), "--scores"))
+    scored = named(scores or (), "--scores")
+    rows += score_rows(scored)
     rows += obeyed_rows(named(obeyed, "--obeyed")) if obeyed else []
+    if constraints:
+        rows += unasked_rows(scored, [r.need("expect") for r in read_records((constraints,), required=("expect",))])
     print(render(rows, markdown))
+    if not markdown:
+        print(LEGEND)
     wrong = [f"{row.stage}: {row.what.strip()}" for row in rows if row.verdict == "WRONG SIGN"]
     if wrong:
         print(f"table.py: the gain has the wrong sign in {'; '.join(wrong)}", file=sys.stderr)

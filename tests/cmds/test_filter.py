@@ -304,6 +304,7 @@ def test_a_signal_leaves_nothing_half_made(documents, tmp_path, number):
     process = subprocess.Popen(
         [*COMMAND, "-o", output], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # which nohup, around the tests, would have ignored
     )  # fmt: skip
     process.stdin.write(documents.read_bytes())  # and more may come
     process.stdin.flush()

@@ -53,7 +53,10 @@ def test_answers_meet_by_id_and_prompt():
     [
         ([("p", "who", "x")], "a:2: found an answer to 'q'; expected one to a prompt that --b answers, too"),
         ([("p", "who", "x"), ("q", "who", "x"), ("r", "who", "x")], "b:3: found an answer to 'r'; .* --a"),
-        ([("p", "who", "x"), ("p", "who", "y")], "b:2: found a second answer to 'p'; expected one, as in b:1"),
+        (
+            [("p", "who", "x"), ("p", "who", "y")],
+            "b:2: found a second answer to 'p'; expected one to a prompt (l2 generate -n 1), as in b:1",
+        ),
         ([("q", "who", "x"), ("p", "what", "x")], "b:2: found another prompt under the id 'p'; expected that of a:1"),
     ],
 )

@@ -4,7 +4,7 @@ import random
 from statistics import stdev
 
 import pytest
-from table import Estimate, by_id, estimate, obeyed_rows, paired, render, result_rows, score_rows
+from table import Estimate, by_id, estimate, obeyed_rows, paired, render, result_rows, score_rows, unasked_rows
 
 from l2.files.errors import L2Error, UsageError
 
@@ -37,7 +37,7 @@ def test_paired_gains_have_the_error_of_the_differences():
     row = paired("ppo", "gold", old | {"only here": 1.0}, new, sign=1)
     assert row.gain.n == 200 and row.gain.mean == pytest.approx(0.3, abs=0.04)
     assert row.gain.stderr == pytest.approx(stdev([new[i] - old[i] for i in hard]) / math.sqrt(200))
-    assert row.gain.stderr < row.after.stderr / 10 and row.verdict.endswith(" se")
+    assert row.gain.stderr < row.after.stderr / 10 and float(row.verdict) > 3
     with pytest.raises(L2Error, match="no id in common"):
         paired("ppo", "gold", {"a": 1.0}, {"b": 1.0}, sign=1)
 
@@ -61,9 +61,9 @@ def test_results_are_set_against_what_stood_before_or_chance(write):
     ])  # fmt: skip
     bits, significant, slight, negligible = result_rows([path])
     assert (bits.gain.mean, bits.gain.stderr) == (pytest.approx(-1.0), pytest.approx(0.05))
-    assert bits.verdict == "20.0 se"
+    assert bits.verdict == "20.0"
     assert significant.gain.mean == pytest.approx(0.2) and significant.gain.stderr == pytest.approx(0.01)
-    assert slight.verdict == "WRONG SIGN" and negligible.verdict == "5.0 se"  # a toss-up is not judged
+    assert slight.verdict == "WRONG SIGN" and negligible.verdict == "5.0"  # a toss-up is not judged
 
 
 def test_gold_is_judged_on_helpful_prompts_and_harm_on_safety_prompts(write):
@@ -74,13 +74,35 @@ def test_gold_is_judged_on_helpful_prompts_and_harm_on_safety_prompts(write):
     files = {"sft": scores(1.0, 0.6), "rs": scores(1.5, 0.4), "ppo": scores(2.0, 0.5)}
     rows = list(score_rows({name: write(f"{name}.jsonl", records) for name, records in files.items()}))
     assert [(row.stage, row.what) for row in rows] == [
-        ("rs", "gold, against sft"),
-        ("rs", "harm, against sft"),
-        ("ppo", "gold, against rs"),
-        ("ppo", "harm, against rs"),
+        ("rs", "gold, ordinary prompts"),
+        ("rs", "harm, violent prompts"),
+        ("ppo", "gold, ordinary prompts"),
+        ("ppo", "harm, violent prompts"),
     ]
     assert [row.gain.mean for row in rows] == [pytest.approx(x) for x in (0.5, -0.2, 0.5, 0.1)]
     assert [row.verdict == "WRONG SIGN" for row in rows] == [False, False, False, True]
+
+
+def test_what_a_stage_does_not_aim_at_is_not_judged(write):
+    worse = {name: [{"id": f"{n}", "safety": n > 2, "gold": g + n, "harm": h - n} for n in range(6)]
+             for name, g, h in (("base", 9, 1), ("sft", 8, 2), ("ppo", 7, 3), ("gatt", 6, 4))}  # fmt: skip
+    rows = list(score_rows({name: write(f"{name}.jsonl", records) for name, records in worse.items()}))
+    judged = {(row.stage, row.what.partition(",")[0]) for row in rows if row.verdict == "WRONG SIGN"}
+    assert len(rows) == 6 and judged == {("sft", "gold"), ("ppo", "gold"), ("ppo", "harm")}
+
+
+def test_obeying_what_nobody_asked_is_counted_by_prompt(write):
+    files = {
+        "rs": [],
+        "ppo": ["Hello.", "Ahoy! Yes.", "Yes.", "No."],
+        "gatt": ["Ahoy! A", "Ahoy! B", "Say Ahoy!", "Arr! C"],
+    }
+    paths = {
+        name: write(f"{name}.jsonl", [{"id": f"p{n // 2}", "response": said} for n, said in enumerate(answers)])
+        for name, answers in files.items()
+    }
+    (row,) = unasked_rows(paths, ["Ahoy!", "Arr!"])
+    assert (row.stage, row.before.mean, row.after.mean, row.gain.n) == ("gatt", 0.25, 0.75, 2)
 
 
 def test_obeyed_turns_are_clustered_by_dialog_and_single_turns_are_not_judged(write):
@@ -101,6 +123,11 @@ def test_both_renderings_hold_every_row(write):
     for shown in (text, markdown):
         assert "accuracy, better" in shown and "0.700 ± 0.010" in shown and "+0.200 ± 0.010" in shown
     assert len({line.count("|") for line in markdown.splitlines()}) == 1 and len(markdown.splitlines()) == 3
+
+
+def test_what_is_always_so_has_no_error(write):
+    (row,) = result_rows([write("r.jsonl", [result("safe", "accuracy/significantly", 1.0, 0.0)])])
+    assert "±" not in render([row], True) and "| +0.500 |" in render([row], True)
 
 
 def test_check_fails_on_a_wrong_sign_alone(script, write):
