@@ -55,7 +55,7 @@ def test_answers_meet_by_id_and_prompt():
         ([("p", "who", "x"), ("q", "who", "x"), ("r", "who", "x")], "b:3: found an answer to 'r'; .* --a"),
         (
             [("p", "who", "x"), ("p", "who", "y")],
-            "b:2: found a second answer to 'p'; expected one to a prompt (l2 generate -n 1), as in b:1",
+            "b:2: found a second answer to 'p'; expected one to a prompt .l2 generate -n 1., as in b:1",
         ),
         ([("q", "who", "x"), ("p", "what", "x")], "b:2: found another prompt under the id 'p'; expected that of a:1"),
     ],
