@@ -85,7 +85,7 @@ def help_text() -> str:
     lines += [
         "",
         "l2 COMMAND --help tells more; l2 --install-completion teaches your shell commands and flags.",
-        "Try: l2 generate --model runs/chat --prompts prompts.jsonl",
+        "Try: l2 doctor",
     ]
     return "\n".join(lines)
 

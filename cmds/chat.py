@@ -97,7 +97,7 @@ def _command(conversation: Conversation, line: str) -> str:
         except OSError as error:
             raise L2Error(f"/save {rest}: can't be written ({error.strerror})") from None
         return f"dialog appended to {rest}"
-    raise UsageError(f"{name}: use /system TEXT, /reset or /save FILE")
+    raise UsageError(f"{name}: use /system TEXT, /reset or /save FILE; Ctrl-D ends")
 
 
 def _typed(say: Callable[[str], None]) -> Iterator[str]:
