@@ -110,12 +110,18 @@ def evaluate(
 
     Example: l2 evaluate --model runs/base --task mmlu=data/mmlu hellaswag=hellaswag_val.jsonl --append results.jsonl
     """
+    from pathlib import Path
+
     from l2.eval.benchmarks.suite import Asking
     from l2.eval.stored import stored_items
     from l2.eval.tasks import group_records, result_records
-    from l2.files.jsonl import append_records, write_records
+    from l2.files.jsonl import append_records, check_outputs, write_records
 
     console = Console("evaluate", quiet)
+    asked = [path for spec in task or () if Path(path := spec.partition("=")[2]).is_file()]
+    check_outputs(
+        [*asked, *filter(None, (against, rescore))], {"--output": output, "--samples": samples, "--append": append}
+    )
     other = stored_items(against) if against is not None else {}
     if rescore is not None:
         if model or task or endpoint or rm or baseline or (shots, temperature, max_new_tokens) != (None, None, None):

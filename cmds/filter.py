@@ -25,10 +25,12 @@ def _names(listed: str) -> tuple[str, ...]:
 
 
 def _train_quality(console: Console, files: list[str] | None, sources: tuple[str, str], output: str) -> None:
+    from l2.files.jsonl import check_outputs
     from l2.text.classifier import train_quality
 
     if files:
         raise UsageError(f"--train-quality takes two files and filters none, but {files[0]} is named too")
+    check_outputs(sources, {"--output": output})
     counts = train_quality(*sources, output)
     console.say(f"{output}: learned from {counts['positive']:,} good and {counts['negative']:,} other documents")
 

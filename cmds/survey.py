@@ -35,9 +35,10 @@ def survey(
     from l2.eval.survey import survey_records
     from l2.eval.tables import metric_table
     from l2.files.columns import plain
-    from l2.files.jsonl import append_records, read_records, write_records
+    from l2.files.jsonl import append_records, check_outputs, read_records, write_records
     from l2.text.toxicity import OWN_WORDS, load_toxicity
 
+    check_outputs(files or (), {"--output": output, "--append": append})
     console = Console("survey", quiet)
     samples = list(read_records(files or ()))
     groups = []

@@ -215,7 +215,7 @@ homes=()
 for seed in "${seeds[@]}"; do
     name=seed-$seed$size$smoke
     start=$top/runs/quickstart/$name iterated=$top/runs/iterate/$name home=$top/runs/miniature/$name
-    [ -e "$start/obeyed-gatt.jsonl" ] || bash shell/quickstart.sh --seed "$seed" --preset "$preset" $smoke
+    [ -e "$start/gold-gatt.jsonl" ] || bash shell/quickstart.sh --seed "$seed" --preset "$preset" $smoke
     bash shell/iterate.sh --seed "$seed" --preset "$preset" $smoke --versions $versions
     homes+=("$name")
     mkdir -p "$home"

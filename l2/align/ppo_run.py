@@ -357,17 +357,17 @@ def run_ppo(
             samples.write(answer)
         return line
 
+    energy, before = Energy(ppo.device, ppo.ranks.local), log.last.get("joules", 0.0)
     if ppo.held_out and not log.last:
         begun = {"step": 0, "tokens": 0} | evaluated()
         state.best = begun["val_reward"]
         _keep_best(run, ppo, state, tokenizer)
         log.write(begun)
-    energy, before, saving = Energy(ppo.device, ppo.ranks.local), log.last.get("joules", 0.0), 0.0
+    saving = 0.0
     with stop_wish() as wish:
         while state.step < settings.iterations and not state.stopped:
             known = log.last.get("alarms", {})
             line: Line = ppo.iterate(state)
-            line["joules"] = round(before + ppo.ranks.total([energy.joules()])[0], 1)
             line["seconds"]["save"] = round(saving, 3)  # of the checkpoint before
             last = state.step == settings.iterations
             if ppo.held_out and (last or state.step % settings.eval_every == 0):
@@ -375,6 +375,7 @@ def run_ppo(
             line |= watch(line, state, settings)
             for name in line.get("alarms", {}).keys() - known.keys():
                 on_alarm(f"iteration {state.step}: {line['alarms'][name]}")
+            line["joules"] = round(before + ppo.ranks.total([energy.joules()])[0], 1)
             log.write(line)
             start = time.monotonic()
             _keep_best(run, ppo, state, tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def held(directory: Path, what: str, option: str, *, shared: bool = False) -> It
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / LOCK, "a")  # noqa: SIM115  closed below
+        lock = open(directory / LOCK, "a+")  # noqa: SIM115  closed below
     except OSError as error:
         raise L2Error(f"{directory}: can't be {what} directory ({error.strerror})") from None
     with lock:
@@ -38,4 +39,5 @@ def held(directory: Path, what: str, option: str, *, shared: bool = False) -> It
 def is_foreign(directory: Path, manifest: str) -> bool:
     """Whether a held directory has files that stood there before us: any but the lock and the `manifest`, half written
     perhaps, which is the first that we write."""
-    return any(entry.name != LOCK and manifest not in entry.name for entry in directory.iterdir())
+    ours = re.compile(rf"{re.escape(LOCK)}|{re.escape(manifest)}|\.{re.escape(manifest)}\.tmp-\d+")
+    return any(not ours.fullmatch(entry.name) for entry in directory.iterdir())

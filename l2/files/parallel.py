@@ -81,8 +81,12 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except (BrokenProcessPool, MemoryError):
+    except BrokenProcessPool:
         raise L2Error("a worker process was killed, for want of memory perhaps: try fewer --jobs") from None
+    except (SystemExit, KeyboardInterrupt):  # a signal: nobody waits for what is being made
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

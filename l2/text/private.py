@@ -120,7 +120,7 @@ def read_blocklist(paths: Iterable[str | Path]) -> frozenset[str]:
         with open_input(path) as stream:
             for number, line in enumerate(stream, 1):
                 domain = line.decode("utf-8", "backslashreplace").partition("#")[0].strip()
-                if not re.fullmatch(r"[\w.-]*", domain):
+                if re.search(r"[\s/:@\\*|^?,$!]", domain):
                     raise BadInput(f"{path}:{number}", repr(domain[:80]), "a domain, such as example.com")
                 domains.add(_ascii(domain))
     return frozenset(domains - {""})
