@@ -102,9 +102,10 @@ ppo=$(l2 ppo --model "$rs" --helpful-rm "$helpful" --safety-rm "$safe" --prompts
 say "9. Ghost Attention: an instruction given once should hold to the last turn (paper §3.3)."
 have ghost.jsonl || l2 gatt-build raw/gatt.jsonl --model "$ppo" --constraints raw/constraints.jsonl \
     $obey "${short[@]}" -o ghost.jsonl
-# With nothing but instructions to learn from it would obey where there is none.
+# With nothing but instructions to learn from it would obey where there is none, and with single answers beside them it
+# would take every second turn for an instruction.
 have plain.jsonl || { head -n "$plain" prompts.jsonl |
-    l2 rs-sample --model "$ppo" "${rms[@]}" -k 2 "${short[@]}" -o plain.jsonl; }
+    l2 rs-sample --model "$ppo" "${rms[@]}" -k 2 "${short[@]}" | python "$story/chain.py" -o plain.jsonl; }
 gatt=$(l2 sft --model "$ppo" --data ghost.jsonl plain.jsonl --mix 'ghost=2,plain=1' --epochs 2 --lr "$further_lr" \
     "${sft[@]}" --out gatt)
 
@@ -128,7 +129,10 @@ for model in "$base" "$chat" "$rs" "$ppo" "$gatt"; do
     have gold-$model.jsonl ||
         annotator score answers-$model.jsonl --lexicon raw/lexicon.txt -o gold-$model.jsonl
 done
+have talks.jsonl || python "$story/chain.py" --asking "answers-$ppo.jsonl" -o talks.jsonl
 for model in "$ppo" "$gatt"; do
+    have unasked-$model.jsonl ||
+        l2 generate --model "$model" --prompts talks.jsonl -n 1 "${short[@]}" -o unasked-$model.jsonl
     have obeyed-$model.jsonl || l2 evaluate --model "$model" --task ghost=raw/gatt.val.jsonl --attention \
         "${short[@]}" --quiet --samples obeyed-$model.jsonl -o ghost-$model.jsonl
 done
@@ -137,8 +141,8 @@ check=(--check)
 cat text-untrained.jsonl text-base.jsonl helpful-results.jsonl safe-results.jsonl > results.jsonl
 python "$story/table.py" --results results.jsonl \
     --scores base=gold-base.jsonl --scores sft=gold-sft.jsonl --scores rs=gold-rs.jsonl --scores ppo=gold-ppo.jsonl \
-    --scores gatt=gold-gatt.jsonl --constraints raw/constraints.jsonl \
-    --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl ${check[@]+"${check[@]}"}
+    --scores gatt=gold-gatt.jsonl --obeyed ppo=obeyed-ppo.jsonl --obeyed gatt=obeyed-gatt.jsonl \
+    --unasked ppo=unasked-ppo.jsonl --unasked gatt=unasked-gatt.jsonl --constraints raw/constraints.jsonl ${check[@]+"${check[@]}"}
 
 say "11. A short conversation. So small a model has learned what an answer looks like, and no facts."
 system='Act as a sailor: always start with "Ahoy!"'

@@ -124,27 +124,27 @@ def score_rows(files: Mapping[str, str]) -> Iterator[Row]:
 
 
 def unasked_rows(files: Mapping[str, str], expected: Sequence[str]) -> Iterator[Row]:
-    """A row of the share of answers that obey a constraint which nobody stated, of the last two of the stages.
-
-    More than UNASKED is judged a loss.
-    """
-    if len(files) < 2:
-        raise UsageError("--constraints needs two of --scores")
+    """A row of the share of answers that obey a constraint which nobody stated; more than UNASKED is judged a loss."""
+    (_, without), (name, with_it) = _two(files, "--unasked").items()
     sides = [
         means(
             (r["id"], r.need("response").startswith(tuple(expected))) for r in read_records((path,), required=("id",))
         )
-        for path in list(files.values())[-2:]
+        for path in (without, with_it)
     ]
-    row = paired([*files][-1], "answers that obey unasked", *sides, sign=0)
+    row = paired(name, "answers that obey unasked", *sides, sign=0)
     yield row._replace(sign=-1) if row.after.mean > UNASKED else row
+
+
+def _two(files: Mapping[str, str], option: str) -> Mapping[str, str]:
+    if len(files) != 2:
+        raise UsageError(f"{option} is given twice: without and with Ghost Attention")
+    return files
 
 
 def obeyed_rows(files: Mapping[str, str]) -> Iterator[Row]:
     """Rows of the share of turns that obey the instruction: all but the first, where it was given, then each alone."""
-    if len(files) != 2:
-        raise UsageError("--obeyed is given twice: without and with Ghost Attention")
-    (_, without), (name, with_it) = files.items()
+    (_, without), (name, with_it) = _two(files, "--obeyed").items()
 
     def compare(what: str, sign: int, keep: Callable[[Record], bool]) -> Row:
         return paired(name, what, by_id(without, "obeyed", keep), by_id(with_it, "obeyed", keep), sign=sign)
@@ -183,12 +183,13 @@ def named(pairs: Iterable[str], option: str) -> dict[str, str]:
 def main(
     results: Annotated[list[str] | None, typer.Option(help="JSONL of results (repeatable).")] = None,
     scores: Annotated[list[str] | None, typer.Option(help="NAME=FILE of annotator.py score, in order.")] = None,
-    constraints: Annotated[
-        str | None, typer.Option(help="Instructions as JSONL: do the last two of --scores obey them unasked?")
-    ] = None,
     obeyed: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE of evaluate --samples, without and with GAtt.")
     ] = None,
+    unasked: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE of answers without an instruction, without and with GAtt.")
+    ] = None,
+    constraints: Annotated[str | None, typer.Option(help="JSONL of the instructions: are they obeyed unasked?")] = None,
     markdown: Annotated[bool, typer.Option(help="A Markdown table.")] = False,
     check: Annotated[bool, typer.Option(help="Exit 1 when a gain has the wrong sign.")] = False,
 ) -> None:
@@ -197,11 +198,13 @@ def main(
     Example: python table.py --results results.jsonl --scores sft=sft.jsonl --scores rs=rs.jsonl --check
     """
     rows = [*result_rows(results)] if results else []
-    scored = named(scores or (), "--scores")
-    rows += score_rows(scored)
+    rows += score_rows(named(scores or (), "--scores"))
     rows += obeyed_rows(named(obeyed, "--obeyed")) if obeyed else []
-    if constraints:
-        rows += unasked_rows(scored, [r.need("expect") for r in read_records((constraints,), required=("expect",))])
+    if unasked:
+        if constraints is None:
+            raise UsageError("--unasked needs --constraints")
+        expected = [record.need("expect") for record in read_records((constraints,), required=("expect",))]
+        rows += unasked_rows(named(unasked, "--unasked"), expected)
     print(render(rows, markdown))
     if not markdown:
         print(LEGEND)

@@ -91,18 +91,37 @@ def test_what_a_stage_does_not_aim_at_is_not_judged(write):
     assert len(rows) == 6 and judged == {("sft", "gold"), ("ppo", "gold"), ("ppo", "harm")}
 
 
-def test_obeying_what_nobody_asked_is_counted_by_prompt(write):
-    files = {
-        "rs": [],
-        "ppo": ["Hello.", "Ahoy! Yes.", "Yes.", "No."],
-        "gatt": ["Ahoy! A", "Ahoy! B", "Say Ahoy!", "Arr! C"],
-    }
-    paths = {
-        name: write(f"{name}.jsonl", [{"id": f"p{n // 2}", "response": said} for n, said in enumerate(answers)])
-        for name, answers in files.items()
-    }
-    (row,) = unasked_rows(paths, ["Ahoy!", "Arr!"])
-    assert (row.stage, row.before.mean, row.after.mean, row.gain.n) == ("gatt", 0.25, 0.75, 2)
+def test_obeying_what_nobody_asked_is_counted_by_prompt_and_much_of_it_is_a_loss(write):
+    def answers(name, *said):
+        return write(f"{name}.jsonl", [{"id": f"p{n // 2}", "response": text} for n, text in enumerate(said)])
+
+    ppo, plain = answers("ppo", "Hello.", "Yes.", "Yes.", "No."), answers("plain", "A", "Say Ahoy!", "Arr", "B")
+    (kept,) = unasked_rows({"ppo": ppo, "gatt": plain}, ["Ahoy!", "Arr!"])
+    assert (kept.stage, kept.before.mean, kept.after.mean, kept.gain.n, kept.verdict) == ("gatt", 0, 0, 2, "")
+    (lost,) = unasked_rows({"ppo": ppo, "gatt": answers("gatt", "Ahoy! A", "B", "C", "Arr! D")}, ["Ahoy!", "Arr!"])
+    assert lost.after.mean == 0.5 and lost.verdict == "WRONG SIGN"
+    with pytest.raises(UsageError, match="--unasked is given twice"):
+        list(unasked_rows({"ppo": ppo}, ["Ahoy!"]))
+
+
+def test_talks_are_made_of_single_answers(write, script):
+    turns = [[("user", f"q{n}"), ("assistant", f"a{n}")] for n in range(8)]
+    said = [{"id": f"d{n}", "messages": [dict(zip(("role", "content"), turn, strict=True)) for turn in both]}
+            for n, both in enumerate(turns)]  # fmt: skip
+    samples = [{"id": f"d{n}", "prompt": f"q{n}", "response": f"a{n}"} for n in range(8)]
+    talks, prompts = (
+        [json.loads(line) for line in script("chain.py", *argv).stdout.splitlines()]
+        for argv in ((write("d.jsonl", said),), (write("s.jsonl", samples), "--asking"))
+    )
+    words = [[message["content"] for message in talk["messages"]] for talk in talks]
+    assert words == [
+        ["q0", "a0"],
+        ["q1", "a1", "q2", "a2"],
+        ["q3", "a3", "q4", "a4", "q5", "a5"],
+        ["q6", "a6", "q7", "a7"],
+    ]
+    assert [talk["id"] for talk in talks] == ["d0", "d1", "d3", "d6"] == [prompt["id"] for prompt in prompts]
+    assert [prompt["prompt"] for prompt in prompts] == [talk["messages"][:-1] for talk in talks]
 
 
 def test_obeyed_turns_are_clustered_by_dialog_and_single_turns_are_not_judged(write):
