@@ -362,16 +362,33 @@ def test_a_vocabulary_that_is_too_small_is_told(l2, chatty, prompts, cramped):
         assert (status, out) == (65, "") and "found a tokenizer of 380 pieces; expected at most 379" in err
 
 
-@pytest.mark.parametrize("command", ["generate", "rs-sample", "distill-build", "gatt-build", "temporal-build"])
+def test_no_output_takes_the_place_of_what_is_evaluated_or_learned_from(l2, tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a"}\n')
+    (other := tmp_path / "other.jsonl").write_text("")
+    for argv in (
+        ["evaluate", "--model", "none", "--task", f"x={data}", "--samples", data],
+        ["evaluate", "--rescore", data, "-o", data],
+        ["evaluate", "--model", "none", "--task", "x=none", "--against", data, "--append", data],
+        ["filter", "--train-quality", data, other, "-o", data],
+    ):
+        status, _, err = l2(*argv)
+        assert status == 2 and f"{data} is an input too; choose another name" in err
+    assert data.read_text() == '{"prompt": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    "command", ["generate", "rs-sample", "distill-build", "gatt-build", "temporal-build", "survey"]
+)
 def test_no_output_takes_the_place_of_an_input(command, l2, tmp_path):
     """However the same file is written; but a device takes everything, and any number of times."""
     data, out = tmp_path / "data.jsonl", tmp_path / "sub" / ".." / "data.jsonl"
     data.write_text('{"prompt": "a"}\n')
     (tmp_path / "sub").mkdir()
-    model = {"temporal-build": []}.get(command, ["--model", tmp_path / "none"])
+    model = {"temporal-build": [], "survey": []}.get(command, ["--model", tmp_path / "none"])
     argv = [command, data, *model, *(["--rm", "rm"] if command == "distill-build" else [])]
     assert l2(*argv, "-o", out) == (2, "", f"l2 {command}: --output {out} is an input too; choose another name\n")
-    if command not in ("generate", "temporal-build"):
+    if command not in ("generate", "temporal-build", "survey"):
         assert "--output and --rejects are both x" in l2(*argv, "-o", "x", "--rejects", "x")[2]
         _, _, told = l2(*argv, "-o", "/dev/null", "--rejects", "/dev/null")
         assert "/dev/null" not in told and "--rejects" not in told

@@ -20,6 +20,11 @@ def slow_square(number: int) -> int:
     return number * number
 
 
+def doze(number: int) -> int:
+    time.sleep(1000 * number)
+    return number
+
+
 def die(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -96,3 +101,11 @@ for _ in ordered_map(functools.partial(make, slow_square), itertools.count(), 2)
             return
         time.sleep(0.1)
     raise AssertionError(alive)
+
+
+def test_a_signal_waits_for_nothing_that_is_being_made():
+    """SystemExit, which cmds/app.py makes of SIGTERM: the workers, asleep for a quarter of an hour and more, end."""
+    results = ordered_map(functools.partial(make, doze), [0, 1, 1, 1, 1, 1], 2)
+    assert next(results) == 0
+    with pytest.raises(SystemExit):
+        results.throw(SystemExit(143))

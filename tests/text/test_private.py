@@ -97,11 +97,13 @@ def test_long_runs_take_linear_time(part):
 
 
 def test_block_lists_hold_domains_and_all_below_them(tmp_path):
-    (tmp_path / "a.txt").write_text("# people search\nexample.com  # comment\n\nBücher.example.\n.\n")
+    (tmp_path / "a.txt").write_text(
+        "# people search\nexample.com  # comment\n\nBücher.example.\n.\nउदाहरण.परीक्षा\n", "utf-8"
+    )
     with gzip.open(tmp_path / "b.gz", "wb") as f:
         f.write(b".Sub.Example.org\r\n")
     domains = read_blocklist([tmp_path / "a.txt", tmp_path / "b.gz"])
-    assert domains == {"example.com", "xn--bcher-kva.example", "sub.example.org"}
+    assert domains == {"example.com", "xn--bcher-kva.example", "sub.example.org", "xn--p1b6ci4b4b3a.xn--11b5bs3a9aj6g"}
     for url, found in [
         ("https://example.com/page?x=1", "example.com"),
         ("http://user:pw@WWW.Example.COM.:8080/", "example.com"),

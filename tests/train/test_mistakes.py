@@ -106,15 +106,16 @@ def test_what_is_trained_on_validates_nothing(data, tmp_path, capsys):
     assert "good.bin is trained on too: its val_ numbers say nothing of what is new" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["a file", "below a file", "of another", "read-only"])
+@pytest.mark.parametrize("where", ["a file", "below a file", "of another", "a copy", "read-only"])
 def test_a_directory_that_can_not_be_taken(data, tmp_path, capsys, where):
     (tmp_path / "file").write_text("x")
     (tmp_path / "dir").mkdir()
-    (tmp_path / "dir" / "mine.txt").write_text("x")
+    (tmp_path / "dir" / ("run.json.bak" if where == "a copy" else "mine.txt")).write_text("x")
     out, status, told = {
         "a file": (tmp_path / "file", 1, "file: can't be an output directory (File exists)"),
         "below a file": (tmp_path / "file" / "x", 1, "can't be an output directory (Not a directory)"),
         "of another": (tmp_path / "dir", 2, "not empty, and no run of l2 made it; choose another --out"),
+        "a copy": (tmp_path / "dir", 2, "not empty, and no run of l2 made it; choose another --out"),
         "read-only": (Path("/proc/l2"), 1, "/proc/l2: can't be an output directory ("),  # for root too
     }[where]
     assert pretrain(data, out, "--shards", "good.bin") == status
