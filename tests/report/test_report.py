@@ -72,8 +72,8 @@ def test_gains_are_over_the_ancestor_and_in_pairs(world):
     gains = measures.Gains(found, measures.judged(found)).of(by_name["sft"], [by_name["base"]])
     assert "text, bits per byte: 3.000 (base) → 2.000, −1.000 ± 0.014" in gains
     # gold is i·k of prompt i: 0 for base, i for sft; the differences 0, 1, 2, 3 have mean 1.5 and s/√4 = 0.645
-    assert "gold over base: +1.500 ± 0.645" in gains
-    assert "helpful over base: +1.000 ± 0.000" in gains
+    assert "gold over base, all 4 prompts: +1.500 ± 0.645" in gains
+    assert "helpful over base, all 4 prompts: +1.000 ± 0.000" in gains
 
 
 def test_benchmarks_stand_beside_the_papers(world):
@@ -283,7 +283,7 @@ def test_answers_that_stand_in_several_files_count_once_and_the_newest_models_ar
     judged = measures.judged(found)
     by_name = {run.name: run for run in found.runs}
     assert measures.Gains(found, judged).of(by_name["v1"], [by_name["v0"]]) == [
-        "gold over v0: +1.000 ± 0.000", "helpful over v0: +0.000 ± 0.000"
+        "gold over v0, all 3 prompts: +1.000 ± 0.000", "helpful over v0, all 3 prompts: +0.000 ± 0.000"
     ]  # fmt: skip
     gold, _ = measures.judged_answers(judged, found.runs)
     assert gold.series[0].x == [run.name for run in runs] and gold.series[0].y == [float(i + 1) for i in range(9)]
