@@ -105,9 +105,8 @@ class Gains:
             both = sorted(ours.scores.keys() & theirs.scores.keys()) if theirs.judge == ours.judge else []
             if len(both) > 1:
                 gained = mean([ours.scores[prompt] - theirs.scores[prompt] for prompt in both])
-                return [
-                    f"{ours.judge} over {theirs.model}, all {len(both):,} prompts: {change(gained.value, gained.stderr)}"
-                ]
+                told = change(gained.value, gained.stderr)
+                return [f"{ours.judge} over {theirs.model}, all {len(both):,} prompts: {told}"]
         return []
 
 
