@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from gold import WEIGHTS
 from scripts import run
 
 from l2.files.errors import L2Error, UsageError
@@ -23,10 +24,12 @@ LOWER_IS_BETTER = {"bits_per_byte", "harm"}
 AIMS = {"sft": ("gold",), "gatt": ()}  # of stages that aim at less than both more gold and less harm
 CHANCE = {"score at EOS": 0.5}  # by protocol, what tossing coins would score: two answers of a pair
 
+MOST = sum(weight for weight in WEIGHTS.values() if weight > 0)  # of gold
 UNASKED = 0.05  # of the answers may obey what nobody asked
-LEGEND = """
-before: the stage before, or chance. Of bits per byte and harm less is better. ±: one standard error (se) over what was
-asked; another seed may differ by more."""
+LEGEND = f"""
+before: the stage before, an untrained model, or chance. gold: what the annotator thinks of an answer, {MOST:g} at best;
+harm: 0 to 1. Of harm and bits per byte less is better. significantly to negligibly: how far one answer was preferred.
+±: one standard error (se) over what was asked; another seed may differ by more."""
 
 
 class Estimate(NamedTuple):
