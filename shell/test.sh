@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv and runs everything: style, types, tests, and beside them the stories in small.
+# Installs what the tests need into .venv and runs everything: style, types, tests, and the stories in small.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source shell/environment.sh
@@ -9,17 +9,13 @@ ruff check .
 ruff format --check .
 mypy
 
-stories() {
-    bash shell/quickstart.sh --smoke --fresh
-    rm -rf runs/{iterate,miniature}/seed-0--smoke # their stages see changes of commands and data, not of the code
-    bash shell/miniature.sh --smoke
-}
-log=runs/stories.log failed=
+log=runs/quickstart-smoke.log failed=
 mkdir -p runs
-stories > "$log" 2>&1 & # the tests leave half of two cores idle
+bash shell/quickstart.sh --smoke --fresh > "$log" 2>&1 & # beside the tests, which leave half of two cores idle
 pytest "$@" || failed+=" pytest"
-python -m tests.mutants.check || failed+=" mutants"
-echo "Waiting for the stories in small ($log) ..." >&2
-wait $! || failed+=" stories"
+wait $! || failed+=" quickstart"
 cat "$log"
+python -m tests.mutants.check || failed+=" mutants"
+rm -rf runs/{iterate,miniature}/seed-0--smoke # their stages see changes of commands and data, not of the code
+bash shell/miniature.sh --smoke || failed+=" miniature"
 [ -z "$failed" ] || { echo "test.sh: failed:$failed" >&2; exit 1; }
