@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story of Llama 2 on real text, from raw documents to a chat model tuned with feedback: 10 minutes, 2 cores.
+# The whole story of Llama 2 on real text, from raw documents to a chat model tuned with feedback: 9 minutes, 2 cores.
 #
 #   bash shell/quickstart.sh [--seed N] [--preset nano|small] [--smoke] [--fresh] [--until STAGE]
 #
