@@ -11,16 +11,16 @@ from scripts import run
 
 from cmds.options import Inputs, Output
 from l2.files.jsonl import Record, read_records, write_records
+from l2.tokens.chat import messages_of
 
 TURNS = (1, 2, 3, 4)
 
 
-def messages_of(record: Record) -> list[Any]:
-    """Those of a dialog, or of a sample."""
+def turns_of(record: Record) -> list[dict[str, Any]]:
+    """The messages of a dialog, or of a sample."""
     if "messages" in record:
-        return list(record.need("messages", list))
-    said = {"user": record.need("prompt"), "assistant": record.need("response")}
-    return [{"role": role, "content": content} for role, content in said.items()]
+        return messages_of(record, "messages")
+    return [*messages_of(record, "prompt"), {"role": "assistant", "content": record.need("response")}]
 
 
 def chained(records: Iterable[Record], asking: bool) -> Iterator[dict[str, Any]]:
@@ -29,7 +29,7 @@ def chained(records: Iterable[Record], asking: bool) -> Iterator[dict[str, Any]]
     for turns in cycle(TURNS):
         if not (joined := list(islice(rest, turns))):
             return
-        messages = [*chain.from_iterable(map(messages_of, joined))]
+        messages = [*chain.from_iterable(map(turns_of, joined))]
         yield {"id": joined[0]["id"]} | ({"prompt": messages[:-1]} if asking else {"messages": messages})
 
 
